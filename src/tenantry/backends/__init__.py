@@ -1,0 +1,1 @@
+"""What each database server can do: returns statements, runs none."""

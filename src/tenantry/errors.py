@@ -1,0 +1,206 @@
+"""Every exception of tenantry.
+
+::
+
+    TenantryError
+    |-- CallerError                      the code that called used it wrongly
+    |   |-- NoTenantError                no tenant is current
+    |   |-- TenantSwitchError            another tenant is current already
+    |   `-- CrossTenantError             an object or connection of another tenant
+    |-- VisitorError                     the visitor's request cannot be served
+    |   |-- TenantNotIdentifiedError     the request names no tenant             400
+    |   |-- TenantMismatchError          two sources name different tenants      403
+    |   |-- UnknownTenantError           no such tenant                          404
+    |   |   `-- InvalidTenantIdError     not even a possible tenant id           404
+    |   |-- TenantSuspendedError                                                 403
+    |   |-- TenantNotReadyError          still being created                     503
+    |   |-- TenantMovingError                                                    503
+    |   |-- TenantReadOnlyError          a write while only reads are served     503
+    |   `-- TenantDeletedError           being deleted, or deleted               404
+    |-- OperatorError                    the installation needs somebody
+    |   |-- ServerUnavailableError       a database server does not answer
+    |   |-- PlacementMissingError        the server answers, the database is gone
+    |   |-- DirectoryUnavailableError    the directory cannot be read
+    |   |-- BudgetExhaustedError         no connection became free in time
+    |   `-- ProvisionError               a tenant could not be created or deleted
+    `-- ConfigurationError               the developer's settings are wrong
+        |-- DuplicatePlacementError      two tenants in one place
+        |-- DirectoryFileError           an unreadable TOML file
+        |-- MissingVariableError         an environment variable is not set
+        |-- MissingDependencyError       an extra is not installed
+        `-- UnsupportedError             that server or version cannot do it
+
+The families say who must act. None of them derives from a database error, so that code
+which retries database errors never retries a leak. No message holds a password, a URL or
+a row value.
+"""
+
+from __future__ import annotations
+
+import inspect
+from typing import ClassVar
+
+
+class TenantryError(Exception):
+    """Something went wrong in tenantry."""
+
+    http_status: ClassVar[int] = 500
+    retry_after_seconds: ClassVar[int | None] = None
+
+    def __init__(self, message: str | None = None, *, tenant_id: str | None = None) -> None:
+        super().__init__(message if message is not None else self._default_message())
+        self.tenant_id = tenant_id
+
+    @classmethod
+    def _default_message(cls) -> str:
+        text = inspect.cleandoc(cls.__doc__ or cls.__name__)
+        return " ".join(text.split("\n\n", 1)[0].split())
+
+
+class CallerError(TenantryError):
+    """The calling code used tenantry wrongly."""
+
+
+class NoTenantError(CallerError):
+    """no tenant is current; wrap the call in `with tenancy.use(...)`, or in
+    `with tenancy.shared()` if none is meant. Threads and executors start without a tenant:
+    hand it over with `carry(fn)`.
+    """
+
+
+class TenantSwitchError(CallerError):
+    """another tenant is current already; leave its block first, or say `switch=True`
+    if the change is meant.
+    """
+
+
+class CrossTenantError(CallerError):
+    """an object or connection of one tenant was used under another; load the object anew
+    in a session of the tenant that needs it.
+    """
+
+
+class VisitorError(TenantryError):
+    """The visitor's request cannot be served."""
+
+    http_status = 400
+
+
+class TenantNotIdentifiedError(VisitorError):
+    """the request names no tenant; send the header, host name, path or argument that the
+    application's resolver reads, or mark the route as shared.
+    """
+
+
+class TenantMismatchError(VisitorError):
+    """two sources of the request name different tenants; log in to the tenant that the
+    address names.
+    """
+
+    http_status = 403
+
+
+class UnknownTenantError(VisitorError):
+    """no tenant has this identifier; `tenantry list` shows those that exist."""
+
+    http_status = 404
+
+
+class InvalidTenantIdError(UnknownTenantError):
+    """this is not a tenant id; ids match [a-z][a-z0-9_-]{0,47} and are not reserved words."""
+
+
+class TenantSuspendedError(VisitorError):
+    """the tenant is suspended; `tenantry resume` opens it again."""
+
+    http_status = 403
+
+
+class TenantNotReadyError(VisitorError):
+    """the tenant is still being created; try again shortly."""
+
+    http_status = 503
+    retry_after_seconds = 5
+
+
+class TenantMovingError(VisitorError):
+    """the tenant is being moved; try again shortly."""
+
+    http_status = 503
+    retry_after_seconds = 5
+
+
+class TenantReadOnlyError(VisitorError):
+    """the tenant serves reads only for the moment; try the write again later."""
+
+    http_status = 503
+    retry_after_seconds = 30
+
+
+class TenantDeletedError(VisitorError):
+    """the tenant is deleted or being deleted."""
+
+    http_status = 404
+
+
+class OperatorError(TenantryError):
+    """The installation needs somebody to look at it."""
+
+    http_status = 503
+    retry_after_seconds = 5
+
+
+class ServerUnavailableError(OperatorError):
+    """the database server does not answer; `tenantry doctor` tells which servers do."""
+
+    def __init__(
+        self, message: str | None = None, *, tenant_id: str | None = None, server: str | None = None
+    ) -> None:
+        super().__init__(message, tenant_id=tenant_id)
+        self.server = server
+
+
+class PlacementMissingError(OperatorError):
+    """the database or schema of the tenant does not exist on its server;
+    `tenantry doctor` compares the directory with the servers.
+    """
+
+
+class DirectoryUnavailableError(OperatorError):
+    """the tenant directory cannot be read; check the control database."""
+
+
+class BudgetExhaustedError(OperatorError):
+    """no database connection became free in time; shorten the transactions that hold them
+    or raise the budget.
+    """
+
+
+class ProvisionError(OperatorError):
+    """the tenant could not be created or deleted; run the same command again, every step
+    may be repeated.
+    """
+
+
+class ConfigurationError(TenantryError):
+    """A setting is wrong; the developer must change it."""
+
+
+class DuplicatePlacementError(ConfigurationError):
+    """two tenants are placed in the same database, schema or file; give each its own."""
+
+
+class DirectoryFileError(ConfigurationError):
+    """the tenants file cannot be understood; the message names the line and the key."""
+
+
+class MissingVariableError(ConfigurationError):
+    """an environment variable is not set."""
+
+
+class MissingDependencyError(ConfigurationError):
+    """an optional dependency is not installed; the message gives the install command."""
+
+
+class UnsupportedError(ConfigurationError):
+    """this server, driver or library version cannot do that."""

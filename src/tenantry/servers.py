@@ -1,0 +1,227 @@
+"""Named database servers and their limits; the only module that holds credentials.
+
+A password lives in a :class:`Secret`, which refuses to be shown, formatted or pickled. It is
+read when a connection is opened, so that a rotated password or token is used at once.
+Imports under SQLAlchemy 1.4 as well as 2.x.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, NoReturn
+
+from sqlalchemy.engine import URL, make_url
+
+from .errors import ConfigurationError, MissingVariableError
+
+__all__ = ["Secret", "Server"]
+
+#: Query parameters of a database URL that hold secrets. SQLAlchemy hides the password before
+#: the ``@`` in a URL's repr, but not these.
+SECRET_PARAMETERS = frozenset({"password", "passwd", "sslpassword", "passfile_password", "token"})
+
+_NOTHING: Mapping[str, Any] = MappingProxyType({})
+
+
+class Secret:
+    """Something that must not be seen: a string, or a callable that returns it anew each time."""
+
+    __slots__ = ("_source",)
+
+    def __init__(self, source: str | Callable[[], str]) -> None:
+        self._source: Callable[[], str] = source if callable(source) else (lambda: source)
+
+    def reveal(self) -> str:
+        """The secret itself, for the driver and nobody else."""
+        return self._source()
+
+    @classmethod
+    def from_env(cls, variable: str) -> Secret:
+        """Read from the environment variable *variable* at each use.
+
+        Raises:
+            MissingVariableError: (at use) the variable is not set.
+        """
+
+        def read() -> str:
+            try:
+                return os.environ[variable]
+            except KeyError:
+                raise MissingVariableError(
+                    f"the environment variable {variable} is not set; it must hold a password"
+                ) from None
+
+        return cls(read)
+
+    @classmethod
+    def from_file(cls, path: str | Path) -> Secret:
+        """Read from the file *path* at each use, without a newline at its end.
+
+        Raises:
+            ConfigurationError: (at use) the file cannot be read.
+        """
+
+        def read() -> str:
+            try:
+                return Path(path).read_text(encoding="utf-8").rstrip("\r\n")
+            except OSError as error:
+                raise ConfigurationError(
+                    f"the password file {path} cannot be read: {error.strerror}"
+                ) from None
+
+        return cls(read)
+
+    def __repr__(self) -> str:
+        return "<secret>"
+
+    __str__ = __repr__
+
+    def __format__(self, spec: str) -> str:
+        return "<secret>"
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("a secret is not pickled; send the server's name instead")
+
+
+@dataclass(frozen=True, repr=False)
+class Server:
+    """A database server, or for SQLite a root folder with one file per tenant.
+
+    *url* holds no secret; its database is the server's own one (for SQLite: the root folder).
+    *max_connections* bounds what this process opens there, over all tenants; ``None`` leaves
+    only the overall budget. *async_driver* names the driver for asyncio (``"asyncpg"``) where
+    the one in the URL has no asynchronous form. *connect_args* go to the driver as they are.
+    *admin* is the login that may create and drop databases; ``None``: the same login does.
+
+    Build one with :meth:`from_url`.
+    """
+
+    name: str
+    url: URL
+    password: Secret | None = None
+    max_connections: int | None = None
+    async_driver: str | None = None
+    connect_args: Mapping[str, Any] = field(default=_NOTHING, hash=False)
+    secret_query: Mapping[str, Secret] = field(default=_NOTHING, hash=False)
+    admin: Server | None = None
+    shared_schema: str | None = None
+
+    @classmethod
+    def from_url(
+        cls,
+        name: str,
+        url: str | URL,
+        *,
+        password: str | Callable[[], str] | None = None,
+        password_env: str | None = None,
+        password_file: str | Path | None = None,
+        max_connections: int | None = None,
+        async_driver: str | None = None,
+        connect_args: Mapping[str, Any] | None = None,
+        admin_url: str | URL | None = None,
+        admin_password: str | Callable[[], str] | None = None,
+        admin_password_env: str | None = None,
+        admin_password_file: str | Path | None = None,
+        shared_schema: str | None = None,
+    ) -> Server:
+        """A server from a database URL and at most one source of its password.
+
+        A password found in the URL is taken out of it. A callable is asked at each new
+        connection (rotating tokens).
+
+        Raises:
+            ConfigurationError: The URL is no database URL, there are two sources for the
+                password, or the limit is not positive.
+        """
+        try:
+            parsed = make_url(url)
+        except Exception:  # the driver's message would repeat the URL and its password
+            raise ConfigurationError(
+                f"the URL of server {name!r} is not a database URL; "
+                "it looks like postgresql+psycopg://user@host:5432/database"
+            ) from None
+        sources: list[Secret] = []
+        if password is not None:
+            sources.append(Secret(password))
+        if password_env is not None:
+            sources.append(Secret.from_env(password_env))
+        if password_file is not None:
+            sources.append(Secret.from_file(password_file))
+        if parsed.password is not None:
+            sources.append(Secret(str(parsed.password)))
+        if len(sources) > 1:
+            raise ConfigurationError(
+                f"server {name!r} has {len(sources)} sources for its password; keep one of "
+                "password, password_env, password_file and the URL"
+            )
+        if max_connections is not None and max_connections < 1:
+            raise ConfigurationError(f"max_connections of server {name!r} must be at least 1")
+        hidden = {
+            key: Secret(value if isinstance(value, str) else value[-1])
+            for key, value in parsed.query.items()
+            if key.lower() in SECRET_PARAMETERS
+        }
+        clean = URL.create(
+            parsed.drivername,
+            parsed.username,
+            None,
+            parsed.host,
+            parsed.port,
+            parsed.database,
+            {key: value for key, value in parsed.query.items() if key not in hidden},
+        )
+        admin = None
+        if admin_url is not None:
+            admin = cls.from_url(
+                name,
+                admin_url,
+                password=admin_password,
+                password_env=admin_password_env,
+                password_file=admin_password_file,
+            )
+        return cls(
+            name=name,
+            url=clean,
+            password=sources[0] if sources else None,
+            max_connections=max_connections,
+            async_driver=async_driver,
+            connect_args=MappingProxyType(dict(connect_args or {})),
+            secret_query=MappingProxyType(hidden),
+            admin=admin,
+            shared_schema=shared_schema,
+        )
+
+    @property
+    def kind(self) -> str:
+        """``postgresql``, ``mysql`` (also for MariaDB), ``sqlite``, ``oracle`` or ``mssql``."""
+        backend = self.url.get_backend_name()
+        return "mysql" if backend == "mariadb" else backend
+
+    @property
+    def address(self) -> str:
+        """Where it is, without user and password: for comparison and for people."""
+        if self.kind == "sqlite":
+            return str(self.root)
+        return f"{self.url.host or 'localhost'}:{self.url.port or 'default'}"
+
+    @property
+    def root(self) -> Path:
+        """The folder that holds the tenants' files (SQLite only), absolute."""
+        return Path(self.url.database or ".").resolve()
+
+    def url_with_secrets(self, url: URL) -> URL:
+        """*url* with this server's secrets filled in, for the driver and nobody else."""
+        if self.password is not None:
+            url = url.set(password=self.password.reveal())
+        if self.secret_query:
+            url = url.update_query_dict(
+                {key: secret.reveal() for key, secret in self.secret_query.items()}
+            )
+        return url
+
+    def __repr__(self) -> str:
+        return f"Server({self.name!r}, {self.url.drivername}, {self.address})"
