@@ -12,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from ..errors import ServerUnavailableError
@@ -67,8 +67,14 @@ def reachable(path: Path) -> bool:
     return all(parent.stat().st_mode & stat.S_IXOTH for parent in path.resolve().parents)
 
 
-def run_once(command: Sequence[str | Path], directory: Path) -> None:
+def run_once(
+    command: Sequence[str | Path],
+    directory: Path,
+    environment: Mapping[str, str] | None = None,
+) -> None:
     """Run a command that ends by itself, as the servers' account.
+
+    *environment* is added to our own.
 
     Raises:
         ServerUnavailableError: It failed; the message ends with what it said last.
@@ -78,6 +84,7 @@ def run_once(command: Sequence[str | Path], directory: Path) -> None:
     done = subprocess.run(
         [str(part) for part in command],
         cwd=directory,
+        env={**os.environ, **(environment or {})},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -101,23 +108,27 @@ def kept_process(
     directory: Path,
     ready: Callable[[], bool],
     stop_signal: signal.Signals = signal.SIGTERM,
+    environment: Mapping[str, str] | None = None,
+    run_as: tuple[int, int] | None = None,
 ) -> Iterator[None]:
-    """Run a server for the length of the block, in *directory*, as the servers' account.
+    """Run a server for the length of the block, in *directory*.
 
     The block begins once *ready* says yes. When it ends, or this process does, by whatever
-    cause, the server gets *stop_signal* and the directory is removed.
+    cause, the server gets *stop_signal* and the directory is removed. *environment* is added
+    to our own; *run_as* is a user and a group id, ``None`` the servers' account.
 
     Raises:
         ServerUnavailableError: The server ended, or was not ready in a minute; the message
             ends with the end of its log.
     """
-    uid, gid = account()
+    uid, gid = run_as or account()
     keeper = subprocess.Popen(
         [
             *(sys.executable, "-I", str(KEEPER), str(directory)),
             *(str(int(stop_signal)), str(uid), str(gid)),
             *(str(part) for part in command),
         ],
+        env={**os.environ, **(environment or {})},
         stdin=subprocess.PIPE,
         start_new_session=True,  # Ctrl-C is for us; the server's end is our decision
     )
