@@ -9,6 +9,7 @@
     |   `-- CrossTenantError             an object or connection of another tenant
     |-- VisitorError                     the visitor's request cannot be served
     |   |-- TenantNotIdentifiedError     the request names no tenant             400
+    |   |-- InvalidTokenError            the token that names the tenant is bad   401
     |   |-- TenantMismatchError          two sources name different tenants      403
     |   |-- UnknownTenantError           no such tenant                          404
     |   |   `-- InvalidTenantIdError     not even a possible tenant id           404
@@ -37,8 +38,14 @@ a row value.
 
 from __future__ import annotations
 
+import functools
 import inspect
-from typing import ClassVar
+from collections.abc import Callable
+from typing import ClassVar, ParamSpec, TypeVar
+
+P = ParamSpec("P")
+R = TypeVar("R")
+E = TypeVar("E", bound=BaseException)
 
 
 class TenantryError(Exception):
@@ -90,6 +97,12 @@ class TenantNotIdentifiedError(VisitorError):
     """the request names no tenant; send the header, host name, path or argument that the
     application's resolver reads, or mark the route as shared.
     """
+
+
+class InvalidTokenError(VisitorError):
+    """the token that names the tenant is not valid; log in again."""
+
+    http_status = 401
 
 
 class TenantMismatchError(VisitorError):
@@ -204,3 +217,39 @@ class MissingDependencyError(ConfigurationError):
 
 class UnsupportedError(ConfigurationError):
     """this server, driver or library version cannot do that."""
+
+
+def without_frames(error: E) -> E:
+    """Cut the frames off *error* and all it came from, and return it.
+
+    The frames of a driver hold the password in their local variables, and error reporters show
+    those. Errors that a ``from None`` hides are dropped: their text may hold a URL.
+    """
+    todo: list[BaseException] = [error]
+    seen: set[int] = set()
+    while todo:
+        each = todo.pop()
+        if id(each) in seen:
+            continue
+        seen.add(id(each))
+        each.__traceback__ = None
+        if each.__suppress_context__:
+            each.__context__ = None
+        causes = (each.__cause__, each.__context__, getattr(each, "orig", None))
+        todo += [cause for cause in causes if isinstance(cause, BaseException)]
+    return error
+
+
+def bare_errors(function: Callable[P, R]) -> Callable[P, R]:
+    """For a function whose arguments hold secrets: its errors of ours carry no frame of it."""
+
+    @functools.wraps(function)
+    def bare(*args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return function(*args, **kwargs)
+        except TenantryError as error:
+            problem = without_frames(error)
+        del args, kwargs
+        raise problem
+
+    return bare

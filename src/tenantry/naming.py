@@ -10,9 +10,10 @@ import re
 
 from .errors import InvalidTenantIdError
 
-__all__ = ["RESERVED", "check_tenant_id", "is_tenant_id", "physical_name", "shown"]
+__all__ = ["RESERVED", "check_tenant_id", "is_identifier", "is_tenant_id", "physical_name", "shown"]
 
 _TENANT_ID = re.compile(r"[a-z][a-z0-9_-]{0,47}")
+_IDENTIFIER = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}(?:\.[a-z0-9][a-z0-9_-]{0,62})*")
 _PREFIX = re.compile(r"[a-z][a-z0-9_]{0,7}|")
 
 #: Names that servers, tools and tenantry itself give a meaning of their own.
@@ -55,6 +56,21 @@ def is_tenant_id(value: object) -> bool:
     return (
         type(value) is str
         and _TENANT_ID.fullmatch(value) is not None
+        and value not in RESERVED
+        and not value.startswith("pg_")
+    )
+
+
+def is_identifier(value: object) -> bool:
+    """Whether a request can name a tenant by *value*; never raises, whatever it is given.
+
+    An identifier is a tenant id, or what could be a host name: lower-case labels of at most 63
+    characters with dots between (RFC 1035, 2.3.4), 253 in all. UUIDs and slugs fit.
+    """
+    return is_tenant_id(value) or (
+        type(value) is str
+        and len(value) <= 253
+        and _IDENTIFIER.fullmatch(value) is not None
         and value not in RESERVED
         and not value.startswith("pg_")
     )

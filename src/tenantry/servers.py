@@ -16,7 +16,7 @@ from typing import Any, NoReturn
 
 from sqlalchemy.engine import URL, make_url
 
-from .errors import ConfigurationError, MissingVariableError
+from .errors import ConfigurationError, MissingVariableError, bare_errors
 
 __all__ = ["Secret", "Server"]
 
@@ -95,6 +95,8 @@ class Server:
     *max_connections* bounds what this process opens there, over all tenants; ``None`` leaves
     only the overall budget. *async_driver* names the driver for asyncio (``"asyncpg"``) where
     the one in the URL has no asynchronous form. *connect_args* go to the driver as they are.
+    *create_missing* lets SQLite make a tenant's file when it is first opened, as plain
+    SQLAlchemy does; without it a missing file is an error.
     *admin* is the login that may create and drop databases; ``None``: the same login does.
 
     Build one with :meth:`from_url`.
@@ -105,12 +107,14 @@ class Server:
     password: Secret | None = None
     max_connections: int | None = None
     async_driver: str | None = None
-    connect_args: Mapping[str, Any] = field(default=_NOTHING, hash=False)
-    secret_query: Mapping[str, Secret] = field(default=_NOTHING, hash=False)
+    connect_args: Mapping[str, Any] = field(default_factory=lambda: _NOTHING, hash=False)
+    secret_query: Mapping[str, Secret] = field(default_factory=lambda: _NOTHING, hash=False)
     admin: Server | None = None
     shared_schema: str | None = None
+    create_missing: bool = False
 
     @classmethod
+    @bare_errors
     def from_url(
         cls,
         name: str,
@@ -127,6 +131,7 @@ class Server:
         admin_password_env: str | None = None,
         admin_password_file: str | Path | None = None,
         shared_schema: str | None = None,
+        create_missing: bool = False,
     ) -> Server:
         """A server from a database URL and at most one source of its password.
 
@@ -193,6 +198,7 @@ class Server:
             secret_query=MappingProxyType(hidden),
             admin=admin,
             shared_schema=shared_schema,
+            create_missing=create_missing,
         )
 
     @property

@@ -105,7 +105,7 @@ class Tenant:
     id: str
     placement: Placement
     state: State = State.READY
-    attributes: Mapping[str, Any] = field(default=_NO_ATTRIBUTES, hash=False)
+    attributes: Mapping[str, Any] = field(default_factory=lambda: _NO_ATTRIBUTES, hash=False)
     key: str = ""
     generation: int = 1
     identifiers: tuple[str, ...] = ()

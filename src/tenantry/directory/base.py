@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import os
+import weakref
 from collections.abc import Iterable, Mapping
 from typing import Protocol, runtime_checkable
 
 from ..errors import ConfigurationError, DuplicatePlacementError, UnknownTenantError
-from ..naming import check_tenant_id, shown
+from ..naming import check_tenant_id, is_identifier, physical_name, shown
 from ..servers import Server
 from ..tenant import Isolation, Placement, Tenant
 
-__all__ = ["Directory", "WritableDirectory", "check_placements"]
+__all__ = ["Directory", "WritableDirectory", "check_placements", "default_database"]
+
+# SQLite keeps these beside a database file, so no tenant's file may be called so
+# (sqlite.org/tempfiles.html).
+_SQLITE_COMPANIONS = ("-journal", "-wal", "-shm")
 
 
 @runtime_checkable
@@ -52,17 +58,30 @@ class Directory(Protocol):
 class WritableDirectory(Directory, Protocol):
     """A directory in which tenants can be created and changed."""
 
+    def next_generation(self, tenant_id: str) -> int:
+        """The generation that a tenant of this id would get now: 1, or one more than the last.
+
+        Physical names are made with it, so that a tenant created anew has places of its own.
+        """
+
     def add(self, tenant: Tenant) -> Tenant:
-        """Record a new tenant and return it as recorded (with its key and generation).
+        """Record a new tenant and return it as recorded.
+
+        It gets a key that was never given before, and at least the next generation. A key other
+        than the id is kept (for an import).
 
         Raises:
-            DuplicatePlacementError: The id, an identifier or the place is taken.
+            DuplicatePlacementError: The id, the key, an identifier or the place is taken.
+            ConfigurationError: An identifier or an attribute cannot be recorded.
         """
 
     def replace(self, tenant: Tenant, *, expected: Tenant) -> Tenant:
         """Record a new state, placement, generation or attributes, if nobody was faster.
 
+        The key stays. A new placement counts the generation up, if *tenant* does not.
+
         Raises:
+            DuplicatePlacementError: The place or an identifier is taken.
             UnknownTenantError: *expected* is not what is recorded (any more).
         """
 
@@ -81,16 +100,71 @@ def unknown(identifier: object) -> UnknownTenantError:
     )
 
 
+def lost(tenant: Tenant) -> UnknownTenantError:
+    """The error for a change that came too late."""
+    return UnknownTenantError(
+        f"tenant {tenant.id!r} is not recorded as expected: somebody changed or removed it; "
+        "read it again and repeat the change",
+        tenant_id=tenant.id,
+    )
+
+
+def default_database(tenant_id: str, server: Server, generation: int = 1) -> str:
+    """The name of an own database when none is said: the physical name, for SQLite with ``.db``.
+
+    The suffix keeps the file of a tenant ``a-wal`` apart from what SQLite writes beside that of
+    a tenant ``a``.
+    """
+    name = physical_name(tenant_id, generation=generation)
+    return f"{name}.db" if server.kind == "sqlite" else name
+
+
+def check_identifiers(tenant: Tenant) -> tuple[str, ...]:
+    """The identifiers of a tenant besides its id, each once.
+
+    Raises:
+        ConfigurationError: One could never be found, because no request is looked up with it.
+    """
+    for identifier in tenant.identifiers:
+        if not is_identifier(identifier):
+            raise ConfigurationError(
+                f"tenant {tenant.id!r} cannot have the identifier {shown(identifier)}; identifiers "
+                "are tenant ids or lower-case host names",
+                tenant_id=tenant.id,
+            )
+    return tuple(dict.fromkeys(each for each in tenant.identifiers if each != tenant.id))
+
+
 def place_of(placement: Placement, server: Server) -> tuple[str, ...]:
-    """What a placement occupies, comparable between servers that are the same machine."""
+    """What a placement occupies, comparable between servers that are the same machine.
+
+    Raises:
+        ConfigurationError: A file name leads out of the SQLite server's root.
+    """
     if server.kind == "sqlite":
-        file = (server.root / (placement.database or "")).resolve()
-        return ("sqlite", str(file), placement.schema or "")
+        file = _file(placement.database, server) if placement.database else str(server.root)
+        return ("sqlite", file, placement.schema or "")
     database = placement.database or server.url.database or ""
     if server.kind == "mysql":
         database = placement.schema or database
         return ("mysql", server.address, database)
     return (server.kind, server.address, database, placement.schema or "")
+
+
+def _file(database: str, server: Server) -> str:
+    root = server.root
+    file = root if "\0" in database else (root / database).resolve()
+    if root not in file.parents:
+        raise ConfigurationError(
+            f"the file {shown(database)} lies outside the root of server {server.name!r}; name a "
+            "file below it"
+        )
+    if database.endswith(_SQLITE_COMPANIONS):
+        raise ConfigurationError(
+            f"the file {shown(database)} is named like one that SQLite keeps beside a database; "
+            "give it another ending, .db for instance"
+        )
+    return str(file)
 
 
 def check_placements(tenants: Iterable[Tenant], servers: Mapping[str, Server]) -> None:
@@ -135,3 +209,28 @@ def server_of(tenant: Tenant, servers: Mapping[str, Server]) -> Server:
             f"configured; configured: {known}",
             tenant_id=tenant.id,
         ) from None
+
+
+class _Forkable(Protocol):
+    def after_fork(self) -> None: ...
+
+
+_forkables: weakref.WeakSet[_Forkable] = weakref.WeakSet()
+
+
+def reset_after_fork(directory: _Forkable) -> None:
+    """Have ``directory.after_fork()`` called in each forked child, as long as it lives.
+
+    A lock that another thread held at the fork stays locked in the child for ever, and a
+    connection would be shared with the parent.
+    """
+    _forkables.add(directory)
+
+
+def _after_fork() -> None:
+    for directory in list(_forkables):
+        directory.after_fork()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
