@@ -1,1 +1,27 @@
 """What each database server can do: returns statements, runs none."""
+
+from ..errors import UnsupportedError
+from ..servers import Server
+from .base import Backend
+from .mysql import MySQL
+from .postgresql import PostgreSQL
+from .sqlite import SQLite
+
+__all__ = ["Backend", "MySQL", "PostgreSQL", "SQLite", "backend_of"]
+
+_BACKENDS: dict[str, Backend] = {each.kind: each for each in (PostgreSQL(), MySQL(), SQLite())}
+
+
+def backend_of(server: Server) -> Backend:
+    """The backend for a server's kind.
+
+    Raises:
+        UnsupportedError: tenantry does not know this kind of server.
+    """
+    try:
+        return _BACKENDS[server.kind]
+    except KeyError:
+        raise UnsupportedError(
+            f"server {server.name!r} is of kind {server.kind!r}; "
+            f"known are {', '.join(sorted(_BACKENDS))}"
+        ) from None

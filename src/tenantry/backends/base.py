@@ -1,0 +1,141 @@
+"""What a database server can do, as statements and settings. Nothing here runs anything."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
+from typing import Any, ClassVar
+
+from sqlalchemy.engine import URL
+
+from ..errors import ConfigurationError, MissingDependencyError, UnsupportedError
+from ..naming import shown
+from ..servers import Server
+
+__all__ = ["Backend"]
+
+
+class Backend:
+    """Defaults and refusals; one subclass per server kind."""
+
+    #: As in :attr:`Server.kind <tenantry.Server.kind>`.
+    kind: ClassVar[str]
+    #: Drivers for threads, best first: SQLAlchemy's name -> (module, extra of tenantry).
+    sync_drivers: ClassVar[Mapping[str, tuple[str, str]]]
+    #: Drivers for asyncio, best first.
+    async_drivers: ClassVar[Mapping[str, tuple[str, str]]]
+    #: Whether an open connection can be pointed at another database of its server.
+    switches_database: ClassVar[bool] = False
+    #: Whether every server of this kind is alike to SQLAlchemy (the server is a library).
+    same_everywhere: ClassVar[bool] = False
+    #: The longest identifier, in bytes.
+    max_name_bytes: ClassVar[int] = 63
+
+    def driver(self, server: Server, *, is_async: bool) -> str:
+        """The driver to use for *server*: the one its URL names, or the best that is installed.
+
+        Raises:
+            MissingDependencyError: None is installed; the message has the install command.
+            UnsupportedError: The URL names a driver that cannot work this way.
+        """
+        known = self.async_drivers if is_async else self.sync_drivers
+        named = server.async_driver if is_async else None
+        if named is None and "+" in server.url.drivername:
+            named = server.url.drivername.split("+", 1)[1]
+            if named not in known and named in {**self.sync_drivers, **self.async_drivers}:
+                named = None  # a driver of the other world: take this world's best one
+        if named is not None and named not in known:
+            raise UnsupportedError(
+                f"driver {shown(named)} of server {server.name!r} is not one of "
+                f"{', '.join(known)} for {'asyncio' if is_async else 'threads'}"
+            )
+        candidates = [named] if named is not None else list(known)
+        for candidate in candidates:
+            if find_spec(known[candidate][0]) is not None:
+                return candidate
+        extra = known[candidates[0]][1]
+        raise MissingDependencyError(
+            f"server {server.name!r} needs a driver for {self.kind}"
+            f"{' and asyncio' if is_async else ''}; run `pip install 'tenantry[{extra}]'`"
+        )
+
+    def url(self, server: Server, database: str | None, driver: str) -> URL:
+        """Where to connect for *database* (``None``: the server's own), without any secret."""
+        return server.url.set(
+            drivername=f"{self.dialect_name(server)}+{driver}",
+            database=database if database is not None else server.url.database,
+        )
+
+    def dialect_name(self, server: Server) -> str:
+        """The dialect part of the URL."""
+        return server.url.get_backend_name()
+
+    def check_database_name(self, server: Server, database: str) -> None:
+        """Refuse a name that this server would cut or understand differently.
+
+        Raises:
+            ConfigurationError: It would.
+        """
+        if not database or "\0" in database or len(database.encode()) > self.max_name_bytes:
+            raise ConfigurationError(
+                f"{shown(database)} cannot name a database on server {server.name!r}; "
+                f"use 1 to {self.max_name_bytes} bytes without NUL"
+            )
+
+    def quote(self, name: str) -> str:
+        """*name* as an identifier in this server's SQL."""
+        return '"' + name.replace('"', '""') + '"'
+
+    # What the guard runs -------------------------------------------------------------------
+
+    def reset_statement(self) -> str | None:
+        """What takes every trace of raw SQL off a connection; ``None``: close it instead."""
+        return None
+
+    def read_only_statements(self) -> Sequence[str]:
+        """What makes the server refuse writes on a connection until it is reset or closed."""
+        raise UnsupportedError(f"read_only tenants are not supported on {self.kind}")
+
+    def before_connect(self, server: Server, url: URL) -> None:
+        """Refuse to connect where that would create what is missing.
+
+        Raises:
+            PlacementMissingError: The tenant's place does not exist.
+        """
+
+    # What errors mean -----------------------------------------------------------------------
+
+    def is_missing_database(self, error: BaseException) -> bool:
+        """Whether *error* of a connection attempt says that the database does not exist."""
+        return False
+
+    def is_read_only_refusal(self, error: BaseException) -> bool:
+        """Whether *error* says that a write met a read-only connection."""
+        return False
+
+    # What provisioning runs -------------------------------------------------------------------
+
+    def create_database(self, database: str) -> Sequence[str]:
+        """Statements (outside a transaction) that create an empty database."""
+        raise UnsupportedError(f"databases cannot be created on {self.kind}")
+
+    def drop_database(self, database: str) -> Sequence[str]:
+        """Statements (outside a transaction) that drop a database and all connections to it."""
+        raise UnsupportedError(f"databases cannot be dropped on {self.kind}")
+
+    def database_exists(self, database: str) -> tuple[str, Mapping[str, Any]]:
+        """A query, with parameters, that gives a row if the database exists."""
+        raise UnsupportedError(f"databases cannot be listed on {self.kind}")
+
+    #: A query that gives the name of the database a connection is in.
+    current_database: ClassVar[str | None] = None
+
+
+def sqlstate(error: BaseException) -> str | None:
+    """The five-character SQLSTATE of a driver's error, wherever the driver keeps it."""
+    for candidate in (error, getattr(error, "orig", None), error.__cause__):
+        for attribute in ("sqlstate", "pgcode"):
+            value = getattr(candidate, attribute, None)
+            if isinstance(value, str):
+                return value
+    return None

@@ -1,0 +1,26 @@
+"""What keeps them apart? From a tenant to what must hold on its connections."""
+
+from ..errors import UnsupportedError
+from ..servers import Server
+from ..tenant import Isolation, Placement, Tenant
+from .base import Target
+from .database import database_target
+
+__all__ = ["Target", "target_for"]
+
+
+def target_for(
+    tenant: Tenant | None, placement: Placement, server: Server, driver: str, is_async: bool
+) -> Target:
+    """What must hold for *tenant* (``None``: the shared place) on connections of *driver*.
+
+    Raises:
+        ConfigurationError: The placement is impossible on that server.
+        UnsupportedError: That server cannot isolate this way.
+    """
+    if placement.isolation is Isolation.DATABASE:
+        return database_target(tenant, placement, server, driver, is_async)
+    raise UnsupportedError(
+        f"isolation {placement.isolation.value!r} is not supported yet; use 'database'",
+        tenant_id=tenant.id if tenant is not None else None,
+    )

@@ -1,0 +1,7 @@
+"""Which connection? One engine, many tenants: buckets, budget and guard."""
+
+from .engine import RoutedConnection, RoutedEngine, Router
+from .limits import Budget
+from .pool import RoutedPool
+
+__all__ = ["Budget", "RoutedConnection", "RoutedEngine", "RoutedPool", "Router"]

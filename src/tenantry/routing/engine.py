@@ -1,0 +1,363 @@
+"""Engines that route: every checkout goes to the current tenant's place.
+
+One engine per dialect, driver and server fingerprint serves all tenants of all such servers:
+one dialect, one cache of compiled statements, one pool of buckets.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Mapping
+from typing import Any
+
+from sqlalchemy import create_engine
+from sqlalchemy.engine import Connection, Engine
+from sqlalchemy.engine.base import OptionEngineMixin
+from sqlalchemy.ext.asyncio import create_async_engine
+from sqlalchemy.pool import PoolProxiedConnection
+from sqlalchemy.util.concurrency import await_only
+
+from .. import context
+from ..backends import backend_of
+from ..directory.base import Directory, server_of
+from ..errors import ConfigurationError, NoTenantError, UnknownTenantError
+from ..isolation import Target, target_for
+from ..servers import Server
+from ..tenant import Placement, State, Tenant
+from .connect import open_connection
+from .dialect import routed_dialect_class
+from .limits import Budget
+from .pool import BucketRecord, RoutedPool, target_of_checkout
+
+__all__ = ["RoutedConnection", "RoutedEngine", "Router"]
+
+
+class RoutedConnection(Connection):
+    """SQLAlchemy's Connection, of one tenant for its whole life."""
+
+    @property
+    def connection(self) -> PoolProxiedConnection:
+        """The driver's connection in its proxy.
+
+        Whoever asks may do anything with it, so it is cleaned when it comes back. SQLAlchemy
+        asks too, to begin and end transactions; the dialect takes that off again.
+        """
+        proxy: PoolProxiedConnection = Connection.connection.fget(self)  # type: ignore[attr-defined]
+        record = getattr(proxy, "_connection_record", None)
+        if isinstance(record, BucketRecord):
+            record.lent += 1
+        return proxy
+
+
+class RoutedEngine(Engine):
+    """SQLAlchemy's Engine; each connection goes to the current tenant's place.
+
+    A pinned one, :meth:`pinned`, always goes to its own tenant's. Both share dialect, compiled
+    cache, pool and events.
+    """
+
+    _connection_cls = RoutedConnection
+    _router: Router
+    _pin: Tenant | None = None
+    _pin_shared: bool = False
+
+    def pinned(self, tenant: Tenant | None) -> RoutedEngine:
+        """This engine for one tenant (``None``: the shared place) whoever is current."""
+        engine = self.execution_options()
+        engine._pin = tenant
+        engine._pin_shared = tenant is None
+        return engine
+
+    def _target(self) -> Target:
+        is_async = self.dialect.is_async
+        if self._pin is not None or self._pin_shared:
+            return self._router.target(self._pin, is_async)
+        return self._router.current_target(is_async)
+
+    def connect(self) -> Connection:
+        """A connection to the current (or pinned) tenant's place.
+
+        Raises:
+            NoTenantError: No tenant is current.
+            UnknownTenantError: And the errors of its state: it is not to be served.
+            ServerUnavailableError: Its server does not answer.
+            BudgetExhaustedError: No connection became free in time.
+        """
+        target = self._target()
+        engine = self._router.engine_for(target)
+        if _root(engine) is _root(self):
+            engine = self
+        elif self._execution_options:
+            engine = engine.execution_options(**self._execution_options)
+        if engine._pin is None and not engine._pin_shared:
+            # A connection that must be opened anew after a loss stays with its tenant.
+            engine = engine.pinned(target.tenant)
+        return RoutedConnection(engine, engine._checkout(target))
+
+    def _checkout(self, target: Target) -> PoolProxiedConnection:
+        token = target_of_checkout.set(target)
+        try:
+            return self.pool.connect()
+        except self.dialect.loaded_dbapi.Error as error:
+            Connection._handle_dbapi_exception_noconnection(error, self.dialect, self)
+            raise
+        finally:
+            target_of_checkout.reset(token)
+
+    def raw_connection(self) -> PoolProxiedConnection:
+        """The driver's connection in SQLAlchemy's proxy; cleaned when it comes back."""
+        target = self._target()
+        engine = self._router.engine_for(target)
+        proxy = engine._checkout(target)
+        record = getattr(proxy, "_connection_record", None)
+        if isinstance(record, BucketRecord):
+            record.lent += 1
+        return proxy
+
+
+def _root(engine: Engine) -> Engine:
+    """The engine itself, below any that only carry options."""
+    while isinstance(engine, OptionEngineMixin):
+        engine = engine._proxied  # type: ignore[attr-defined]
+    return engine
+
+
+class _RoutedOptionEngine(OptionEngineMixin, RoutedEngine):
+    def __init__(self, proxied: RoutedEngine, execution_options: Any) -> None:
+        super().__init__(proxied, execution_options)
+        self._router = proxied._router
+        self._pin = proxied._pin
+        self._pin_shared = proxied._pin_shared
+
+    def update_execution_options(self, **options: Any) -> None:
+        Engine.update_execution_options(self, **options)
+
+
+RoutedEngine._option_cls = _RoutedOptionEngine  # type: ignore[assignment]
+
+
+class Router:
+    """From a tenant to an engine and a target. Knows no requests and no sessions.
+
+    *shared* is where ``shared()`` goes; ``None``: nowhere. *engine_options* go to
+    SQLAlchemy's ``create_engine``.
+    """
+
+    def __init__(
+        self,
+        directory: Directory,
+        servers: Mapping[str, Server],
+        budget: Budget,
+        *,
+        shared: Placement | None = None,
+        engine_options: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.directory = directory
+        self.servers = servers
+        self.budget = budget
+        self.shared = shared
+        self._engine_options = dict(engine_options or {})
+        self._engines: dict[tuple[str, bool], RoutedEngine] = {}
+        self._primary: dict[tuple[str, bool], RoutedEngine] = {}
+        self._targets: dict[tuple[str | None, bool], Target] = {}
+        self._pinned_tenant: str | None = None
+        self._lock = threading.RLock()
+
+    # From a tenant to a target --------------------------------------------------------------
+
+    def current_target(self, is_async: bool) -> Target:
+        """The target of who is current.
+
+        Raises:
+            NoTenantError: Nobody is.
+        """
+        tenant = context.current()
+        if tenant is None:
+            if context.in_shared():
+                return self.target(None, is_async)
+            if self._pinned_tenant is not None:
+                return self.target(self.known(self._pinned_tenant, is_async), is_async)
+            raise NoTenantError
+        return self.target(tenant, is_async)
+
+    def pin(self, tenant_id: str) -> None:
+        """One tenant for the whole process."""
+        self._pinned_tenant = tenant_id
+
+    @property
+    def pinned_tenant(self) -> str | None:
+        """The tenant of the whole process, if it has one."""
+        return self._pinned_tenant
+
+    def known(self, tenant_id: str, is_async: bool = False) -> Tenant:
+        """The tenant as the directory knows it now; asked in a thread from an event loop."""
+        tenant = self.directory.peek(tenant_id)
+        if tenant is not None:
+            return tenant
+        if is_async:
+            found: Tenant = await_only(asyncio.to_thread(self.directory.get, tenant_id))
+            return found
+        return self.directory.get(tenant_id)
+
+    def known_state(self, tenant: Tenant) -> State:
+        """The tenant's state as far as it is known without I/O."""
+        return (self.directory.peek(tenant.id) or tenant).state
+
+    def target(self, tenant: Tenant | None, is_async: bool) -> Target:
+        """Where connections of *tenant* (``None``: the shared place) go now.
+
+        Raises:
+            UnknownTenantError: The tenant is gone, or another has its id now.
+            TenantSuspendedError: And its siblings: its state serves no requests.
+            ConfigurationError: Its server is not configured, or no shared place is.
+        """
+        if tenant is None:
+            return self._shared_target(is_async)
+        known = self.known(tenant.id, is_async)
+        if known is not tenant:
+            if known.key != tenant.key:
+                raise UnknownTenantError(
+                    f"tenant {tenant.id!r} was deleted and created anew; enter it again",
+                    tenant_id=tenant.id,
+                )
+        known.check_serving()
+        target = self._targets.get((known.id, is_async))
+        if target is not None and (target.tenant is known or target.tenant == known):
+            return target
+        return self._remember(known, is_async)
+
+    def _remember(self, tenant: Tenant, is_async: bool) -> Target:
+        server = server_of(tenant, self.servers)
+        driver = backend_of(server).driver(server, is_async=is_async)
+        target = target_for(tenant, tenant.placement, server, driver, is_async)
+        with self._lock:
+            before = self._targets.get((tenant.id, is_async))
+            self._targets[tenant.id, is_async] = target
+        if before is not None and before.bucket != target.bucket and before.switch_to is None:
+            engine = self._engines.get((before.server.name, is_async))
+            if engine is not None:
+                pool = engine.pool
+                assert isinstance(pool, RoutedPool)
+                pool.retire(before.bucket)
+        return target
+
+    def _shared_target(self, is_async: bool) -> Target:
+        target = self._targets.get((None, is_async))
+        if target is None:
+            if self.shared is None:
+                raise ConfigurationError(
+                    "no shared place is configured; give Tenancy(shared=Placement(...)), or "
+                    "enter a tenant with `with tenancy.use(...)`"
+                )
+            try:
+                server = self.servers[self.shared.server]
+            except KeyError:
+                raise ConfigurationError(
+                    f"the shared place is on server {self.shared.server!r}, "
+                    "which is not configured"
+                ) from None
+            driver = backend_of(server).driver(server, is_async=is_async)
+            target = target_for(None, self.shared, server, driver, is_async)
+            self._targets[None, is_async] = target
+        return target
+
+    # From a target to an engine -------------------------------------------------------------
+
+    def front(self, server: Server, is_async: bool) -> RoutedEngine:
+        """The first engine of the server's kind, for whoever needs an engine and no connection."""
+        backend = backend_of(server)
+        driver = backend.driver(server, is_async=is_async)
+        kind = (f"{backend.dialect_name(server)}+{driver}", is_async)
+        with self._lock:
+            engine = self._primary.get(kind)
+            if engine is None:
+                engine = self._primary[kind] = self._create(server, kind[0], is_async)
+                self._engines[server.name, is_async] = engine
+        return engine
+
+    def engine_for(self, target: Target) -> RoutedEngine:
+        """The engine that serves the target's server; made and compared at first sight.
+
+        Servers of one kind share an engine if SQLAlchemy would treat them alike. The first
+        server's engine is taken as it is; for a further server one connection is opened to
+        learn its version and settings.
+        """
+        engine = self._engines.get((target.server.name, target.is_async))
+        return engine if engine is not None else self._meet(target)
+
+    def _meet(self, target: Target) -> RoutedEngine:
+        key = (target.server.name, target.is_async)
+        primary = self.front(target.server, target.is_async)
+        if key in self._engines:
+            return self._engines[key]
+        if target.backend.same_everywhere:
+            self._engines[key] = primary
+            return primary
+        engine = self._create(target.server, target.url.drivername, target.is_async)
+        RoutedConnection(engine, engine._checkout(target)).close()
+        mine = fingerprint(engine)
+        with self._lock:
+            for other in set(self._engines.values()):
+                if other.dialect.is_async == target.is_async and fingerprint(other) == mine:
+                    self._engines[key] = other
+                    break
+            else:
+                self._engines[key] = engine
+        if self._engines[key] is not engine:
+            engine.dispose()
+        return self._engines[key]
+
+    def _create(self, server: Server, drivername: str, is_async: bool) -> RoutedEngine:
+        url = server.url.set(drivername=drivername)
+        pool_options = {
+            name: self._engine_options[option]
+            for option, name in (("pool_pre_ping", "pre_ping"), ("pool_recycle", "recycle"))
+            if option in self._engine_options
+        }
+        pool = RoutedPool(
+            self.budget, open_connection, lambda: self.current_target(is_async), **pool_options
+        )
+        options = {
+            name: value
+            for name, value in self._engine_options.items()
+            if not name.startswith("pool_")
+        }
+        engine = (
+            create_async_engine(url, pool=pool, **options).sync_engine
+            if is_async
+            else create_engine(url, pool=pool, **options)
+        )
+        # The objects stay SQLAlchemy's own; only what they do on the way is added.
+        engine.__class__ = RoutedEngine
+        engine.dialect.__class__ = routed_dialect_class(type(engine.dialect))
+        assert isinstance(engine, RoutedEngine)
+        engine._router = self
+        pool.driver_error = engine.dialect.loaded_dbapi.Error
+        return engine
+
+    def engines(self) -> list[RoutedEngine]:
+        """Every engine made so far."""
+        with self._lock:
+            return list({*self._primary.values(), *self._engines.values()})
+
+
+def fingerprint(engine: Engine) -> tuple[Any, ...]:
+    """What SQLAlchemy learned of a server and lets depend on it."""
+    dialect = engine.dialect
+    return (
+        dialect.name,
+        dialect.driver,
+        *(
+            getattr(dialect, name, None)
+            for name in (
+                "server_version_info",
+                "is_mariadb",
+                "default_isolation_level",
+                "_casing",
+                "_server_ansiquotes",
+                "_backslash_escapes",
+                "_connection_charset",
+            )
+        ),
+    )

@@ -1,0 +1,329 @@
+"""One pool, many tenants: connections in buckets, handed out under one budget.
+
+The pool never asks who is asking. It is told a target (where a tenant's connections go) by
+the engine and keeps, for each bucket, the connections that may serve it. Threads and tasks
+share this body; only the waiting differs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+import time
+import weakref
+from collections.abc import Callable, Hashable
+from concurrent.futures import Future
+from contextvars import ContextVar
+from typing import Any
+
+from sqlalchemy import event
+from sqlalchemy.engine.interfaces import DBAPIConnection, Dialect
+from sqlalchemy.pool import Pool, PoolResetState
+from sqlalchemy.pool.base import ConnectionPoolEntry, _ConnectionRecord
+from sqlalchemy.util.concurrency import await_only
+
+from .. import context, events
+from ..errors import CrossTenantError, PlacementMissingError, ServerUnavailableError, TenantryError
+from ..isolation import Target
+from ..tenant import Tenant
+from . import guard
+from .limits import Budget, Grant
+
+__all__ = ["BucketRecord", "RoutedPool", "target_of_checkout"]
+
+#: The target of the checkout under way in this thread or task; set by the engine alone.
+target_of_checkout: ContextVar[Target | None] = ContextVar("tenantry_target", default=None)
+
+# Connections inherited by a forked child. They belong to the parent: they must neither be used
+# nor closed here (closing would end the parent's session), so they are kept for ever.
+_inherited: list[Any] = []
+
+
+class BucketRecord(_ConnectionRecord):
+    """SQLAlchemy's record of one connection, and what the guard must know of it.
+
+    *target* is what it serves now, *database* where it points (servers that can be switched),
+    *in_transaction* whether BEGIN was sent and not ended, *dirty* whether a statement may have
+    left something on the session, *lent* how often the connection was handed out bare.
+    """
+
+    def __init__(self, pool: RoutedPool, key: Hashable, target: Target) -> None:
+        super().__init__(pool, connect=False)
+        self.pool = pool
+        self.bucket_key = key
+        self.loop = pool.running_loop()
+        self.is_async = pool._dialect.is_async
+        self.epoch = pool.epoch
+        self.database: str | None = None
+        self.lend(target)
+
+    def lend(self, target: Target) -> None:
+        """Begin to serve *target*."""
+        self.target = target
+        self.owner = target.owner
+        self.in_transaction = False
+        self.dirty = False
+        self.lent = 0
+
+    def get_connection(self) -> DBAPIConnection:
+        """The open connection, pointed and armed; opened first if need be."""
+        was_open = self.dbapi_connection is not None
+        connection = super().get_connection()
+        try:
+            guard.point(self)
+        except self.pool.driver_error:
+            if not was_open:
+                raise
+            # It died while it was idle (a server's idle timeout); nothing was sent yet.
+            self.invalidate()
+            self.database = None
+            connection = super().get_connection()
+            guard.point(self)
+        self.lent = 0
+        return connection
+
+    def check_current(self) -> None:
+        """Refuse a statement under another tenant than the connection's.
+
+        Raises:
+            CrossTenantError: Another tenant is current.
+        """
+        current = context.current()
+        own = self.target.tenant
+        if current is None or own is None or current is own or current.key == own.key:
+            return
+        raise CrossTenantError(
+            f"a connection of tenant {own.id!r} was used under tenant {current.id!r}; "
+            "open one in the block of the tenant that needs it",
+            tenant_id=own.id,
+        )
+
+    def can_close_here(self) -> bool:
+        """Whether this thread may close it: always, except from outside its event loop."""
+        return self.loop is None or self.loop is self.pool.running_loop()
+
+    def close_elsewhere(self) -> None:
+        """Ask the event loop that owns it to close it soon."""
+        loop = self.loop
+        assert loop is not None
+        if not loop.is_closed():
+            loop.call_soon_threadsafe(self.pool.close_one_idle, self)
+
+    def abandon(self) -> None:
+        """Close at once, without a word to the server where the driver can."""
+        self.invalidate()
+
+    def disown(self) -> None:
+        """Forget a connection that belongs to the parent process, without touching it."""
+        _inherited.append(self.dbapi_connection)
+        fairy: Any = self.fairy_ref() if self.fairy_ref is not None else None
+        if fairy is not None:
+            fairy._finalizer.detach() if hasattr(fairy, "_finalizer") else None
+            fairy.dbapi_connection = None
+            fairy._connection_record = None
+        self.fairy_ref = None
+        self.dbapi_connection = None
+
+
+class RoutedPool(Pool):
+    """The pool of one engine. *open_connection* opens for a record's target.
+
+    *decide* gives the target of a checkout that no engine prepared (``pool.connect()``).
+    """
+
+    driver_error: type[Exception] = Exception
+
+    def __init__(
+        self,
+        budget: Budget,
+        open_connection: Callable[[Dialect, Target], DBAPIConnection],
+        decide: Callable[[], Target],
+        **options: Any,
+    ) -> None:
+        self._budget = budget
+        self._open = open_connection
+        self._decide = decide
+        self.epoch = 0
+        self._out: weakref.WeakSet[BucketRecord] = weakref.WeakSet()
+        self._out_lock = threading.Lock()
+        self._retired: set[Hashable] = set()
+        super().__init__(self._create, reset_on_return=None, **options)
+        event.listen(self, "reset", self._on_reset)
+        _pools.add(self)
+
+    def running_loop(self) -> asyncio.AbstractEventLoop | None:
+        """The event loop that connections of this pool belong to; ``None`` for threads."""
+        if not self._dialect.is_async:
+            return None
+        try:
+            return asyncio.get_running_loop()
+        except RuntimeError:
+            return None
+
+    # What SQLAlchemy's Pool asks of its subclasses ------------------------------------------
+
+    def _do_get(self) -> ConnectionPoolEntry:
+        target = target_of_checkout.get() or self._decide()
+        key = (id(self), target.bucket, self.running_loop())
+        grant = self._budget.take(
+            key, target.owner, target.server.name, target.server.max_connections, self._wait
+        )
+        try:
+            if grant.evicted is not None:
+                self._close(grant.evicted, "evicted")
+            record = grant.record or BucketRecord(self, key, target)
+        except BaseException:
+            self._budget.hand_back(Grant(grant.record), key, target.owner)
+            raise
+        record.lend(target)
+        with self._out_lock:
+            self._out.add(record)
+        return record
+
+    def _do_return_conn(self, record: ConnectionPoolEntry) -> None:
+        assert isinstance(record, BucketRecord)
+        with self._out_lock:
+            self._out.discard(record)
+        if record.dbapi_connection is not None and self._is_stale(record):
+            self._close(record, "generation")
+        if record.dbapi_connection is None:
+            self._budget.drop(record.bucket_key, record.owner)
+        else:
+            self._budget.give_back(record, record.owner)
+
+    def _is_stale(self, record: BucketRecord) -> bool:
+        return (
+            record.epoch != self.epoch
+            or record.target.bucket in self._retired
+            or (record.loop is not None and record.loop.is_closed())
+        )
+
+    def status(self) -> str:
+        return f"RoutedPool {self._budget.status()}"
+
+    def dispose(self) -> None:
+        """Close what is idle now, and what is in use when it comes back."""
+        self.epoch += 1
+        self._close_idle(lambda record: record.pool is self, "disposed")
+
+    def recreate(self) -> RoutedPool:
+        """The same pool: after :meth:`dispose` it starts from nothing."""
+        return self
+
+    # Opening and closing --------------------------------------------------------------------
+
+    def _create(self, record: ConnectionPoolEntry) -> DBAPIConnection:
+        assert isinstance(record, BucketRecord)
+        started = time.monotonic()
+        record.database = None
+        record.epoch = self.epoch
+        try:
+            connection = self._open(self._dialect, record.target)
+        except (ServerUnavailableError, PlacementMissingError) as error:
+            self._budget.failed(record.bucket_key, _same_error(error))
+            raise
+        self._budget.opened(record.bucket_key)
+        if events.listening():
+            events.emit(
+                events.ConnectionOpened(
+                    record.target.tenant_id, record.target.server.name, time.monotonic() - started
+                )
+            )
+        return connection
+
+    def _close(self, record: BucketRecord, reason: str) -> None:
+        if record.can_close_here():
+            record.close()
+        else:
+            record.abandon()
+        if events.listening():
+            events.emit(
+                events.ConnectionClosed(
+                    record.target.tenant_id, record.target.server.name, reason
+                )
+            )
+
+    def _close_idle(self, wanted: Callable[[BucketRecord], bool], reason: str) -> None:
+        for record in self._budget.pull_idle(wanted):
+            if record.loop is not None and record.loop.is_closed():
+                record.dbapi_connection = None  # its socket went with the loop
+            else:
+                self._close(record, reason)
+
+    def close_one_idle(self, record: BucketRecord) -> None:
+        """Close *record* if it is still idle; called on its event loop."""
+        for each in self._budget.pull_idle(lambda idle: idle is record):
+            each.abandon()
+
+    def retire(self, bucket: Hashable) -> None:
+        """Never use connections of *bucket* again: its tenant has moved or was created anew."""
+        self._retired.add(bucket)
+        self._close_idle(
+            lambda record: record.pool is self and record.target.bucket == bucket, "generation"
+        )
+
+    def _on_reset(
+        self, connection: DBAPIConnection, record: ConnectionPoolEntry, state: PoolResetState
+    ) -> None:
+        if state.terminate_only or not state.asyncio_safe or not isinstance(record, BucketRecord):
+            return  # SQLAlchemy closes it
+        guard.clean(record)
+        if record.dbapi_connection is None and events.listening():
+            events.emit(
+                events.ConnectionClosed(
+                    record.target.tenant_id, record.target.server.name, "raw_sql"
+                )
+            )
+
+    # Waiting --------------------------------------------------------------------------------
+
+    def _wait(self, future: Future[Grant], seconds: float) -> Grant:
+        if not self._dialect.is_async:
+            try:
+                return future.result(seconds)
+            except Exception as error:
+                # On Python 3.10 the futures' TimeoutError is not the built-in one.
+                if type(error).__name__ == "TimeoutError":
+                    raise TimeoutError from None
+                raise
+
+        async def wait() -> Grant:
+            try:
+                return await asyncio.wait_for(asyncio.wrap_future(future), seconds)
+            except asyncio.TimeoutError:
+                raise TimeoutError from None
+
+        granted: Grant = await_only(wait())
+        return granted
+
+    def forget_parent(self) -> None:
+        """In the child after a fork: leave every connection to the parent."""
+        self._out_lock = threading.Lock()
+        for record in list(self._out):
+            record.disown()
+        self._out = weakref.WeakSet()
+        for record in list(self._budget._idle):
+            record.disown()
+
+
+def _same_error(error: TenantryError) -> TenantryError:
+    """A copy for another waiter: an exception raised twice would mix two tracebacks."""
+    copy = type(error)(str(error), tenant_id=error.tenant_id)
+    copy.__cause__ = error.__cause__
+    return copy
+
+
+_pools: weakref.WeakSet[RoutedPool] = weakref.WeakSet()
+
+
+def _after_fork_in_child() -> None:
+    pools = list(_pools)
+    for pool in pools:
+        pool.forget_parent()
+    for budget in {id(pool._budget): pool._budget for pool in pools}.values():
+        budget.forget()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)

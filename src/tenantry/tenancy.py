@@ -1,0 +1,362 @@
+"""Tenancy: the one object an application builds. Wires directory, servers, engines, sessions."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from sqlalchemy import Engine, MetaData
+from sqlalchemy.engine import URL
+from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy.orm import sessionmaker
+
+from . import context
+from .directory import Directory
+from .directory.static import from_env, from_file, from_mapping
+from .errors import CallerError, ConfigurationError, NoTenantError, TenantSwitchError
+from .orm import AsyncTenantSession, TenantSession, is_shared
+from .routing import Budget, RoutedEngine, Router
+from .servers import Server
+from .tenant import Placement, Tenant
+
+__all__ = ["Tenancy"]
+
+
+class Tenancy:
+    """One application, many tenants: who they are, where they live, and how to reach them.
+
+    *directory* knows the tenants, *servers* the database servers by name. *shared* is the
+    place of what belongs to no tenant (``None``: there is none). *binds* are engines or URLs
+    of further databases, for models with a ``bind_key``.
+
+    *max_connections* bounds the connections of this process over all tenants, *per_tenant*
+    what one tenant holds at a time (``None``: half of the whole), *wait_seconds* how long a
+    request waits for one. *engine_options* go to SQLAlchemy's ``create_engine``.
+
+    Safe for threads, tasks and forks; build it once, at import or in the app factory.
+
+    Raises:
+        ConfigurationError: A setting is wrong.
+    """
+
+    def __init__(
+        self,
+        directory: Directory,
+        servers: Mapping[str, Server] | Iterable[Server],
+        *,
+        shared: Placement | None = None,
+        binds: Mapping[str, Engine | AsyncEngine | str | URL] | None = None,
+        max_connections: int = 100,
+        per_tenant: int | None = None,
+        wait_seconds: float = 30.0,
+        engine_options: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.servers: Mapping[str, Server] = (
+            dict(servers)
+            if isinstance(servers, Mapping)
+            else {server.name: server for server in servers}
+        )
+        self.directory: Directory = directory
+        self.budget = Budget(max_connections, per_tenant=per_tenant, wait_seconds=wait_seconds)
+        self._router = Router(
+            self.directory,
+            self.servers,
+            self.budget,
+            shared=shared,
+            engine_options=engine_options,
+        )
+        self._binds = dict(binds or {})
+        self._async_engines: dict[RoutedEngine, AsyncEngine] = {}
+        self._lock = threading.Lock()
+        self._used = False
+
+    # Ways to build one ----------------------------------------------------------------------
+
+    @classmethod
+    def from_mapping(cls, mapping: Mapping[str, Any], **options: Any) -> Tenancy:
+        """From ``{"uk": "sqlite:///uk.db"}``, or from ``{"servers": ..., "tenants": ...}``.
+
+        The first is also the shape of ``SQLALCHEMY_BINDS``; *options* are the constructor's.
+
+        Raises:
+            ConfigurationError: And its siblings: the mapping is wrong; the message says where.
+        """
+        return cls._loaded(from_mapping(mapping), options)
+
+    @classmethod
+    def from_env(
+        cls, prefix: str = "DB_", environ: Mapping[str, str] | None = None, **options: Any
+    ) -> Tenancy:
+        """From variables ``DB_UK_HOST``, ``DB_UK_PASS``, and the optional ones beside them.
+
+        Raises:
+            MissingVariableError: A tenant lacks a variable; the message names it.
+        """
+        return cls._loaded(
+            from_env(prefix) if environ is None else from_env(prefix, environ), options
+        )
+
+    @classmethod
+    def from_file(cls, path: str | Path, **options: Any) -> Tenancy:
+        """From a TOML file with ``[servers.*]`` and ``[tenants.*]``.
+
+        Raises:
+            DirectoryFileError: The file cannot be read; the message names line and key.
+        """
+        return cls._loaded(from_file(path), options)
+
+    @classmethod
+    def _loaded(cls, loaded: Any, options: dict[str, Any]) -> Tenancy:
+        if getattr(loaded, "shared", None) is not None:
+            options.setdefault("shared", loaded.shared)
+        return cls(loaded.directory, loaded.servers, **options)
+
+    # Who ------------------------------------------------------------------------------------
+
+    def get(self, tenant_id: str) -> Tenant:
+        """The tenant with this id, as the directory knows it now.
+
+        Raises:
+            UnknownTenantError: There is none.
+        """
+        return self.directory.get(tenant_id)
+
+    def find(self, identifier: str) -> Tenant:
+        """The tenant that a request names: by id or by another of its identifiers.
+
+        Raises:
+            UnknownTenantError: No tenant has this identifier.
+        """
+        return self.directory.find(identifier)
+
+    def tenants(self) -> list[Tenant]:
+        """All tenants, ordered by id."""
+        return list(self.directory.tenants())
+
+    def use(self, tenant: str | Tenant, *, switch: bool = False) -> UseTenant:
+        """A block (``with`` or ``async with``) in which everything is *tenant*'s.
+
+        Raises:
+            UnknownTenantError: (on entering) there is no such tenant.
+            TenantSwitchError: (on entering) another tenant is current and *switch* is false.
+            TenantSuspendedError: And its siblings (on entering): its state serves no requests.
+        """
+        return UseTenant(self.directory, tenant, switch)
+
+    def shared(self) -> context.shared:
+        """A block that belongs to no tenant, on purpose."""
+        return context.shared()
+
+    def pin(self, tenant_id: str) -> Tenant:
+        """One tenant for the whole process: a deployment per client. Before first use, once.
+
+        Raises:
+            TenantSwitchError: Another tenant is pinned already.
+            CallerError: A connection was asked for before.
+            UnknownTenantError: There is no such tenant.
+        """
+        tenant = self.get(tenant_id)
+        pinned = self._router.pinned_tenant
+        if pinned is not None and pinned != tenant_id:
+            raise TenantSwitchError(f"this process is pinned to tenant {pinned!r} already")
+        if pinned is None and self._router.engines():
+            raise CallerError("pin the tenant before the first connection is asked for")
+        self._router.pin(tenant_id)
+        return tenant
+
+    def _now(self) -> Tenant | None:
+        """Who is current, or ``None`` in a shared block."""
+        tenant = context.current()
+        if tenant is not None or context.in_shared():
+            return tenant
+        if self._router.pinned_tenant is not None:
+            return self.get(self._router.pinned_tenant)
+        raise NoTenantError
+
+    # Engines --------------------------------------------------------------------------------
+
+    @property
+    def engine(self) -> Engine:
+        """A real Engine; every checkout goes to the current tenant's place.
+
+        With servers of several kinds it is the current tenant's; with one kind it needs nobody.
+
+        Raises:
+            NoTenantError: There are several kinds and no tenant is current.
+        """
+        return self._front(is_async=False)
+
+    @property
+    def aengine(self) -> AsyncEngine:
+        """The same for asyncio: a real AsyncEngine.
+
+        Raises:
+            NoTenantError: There are several kinds of servers and no tenant is current.
+        """
+        return self._async(self._front(is_async=True))
+
+    def _front(self, *, is_async: bool) -> RoutedEngine:
+        kinds = {server.url.drivername: server for server in self.servers.values()}
+        if len(kinds) == 1:
+            (server,) = kinds.values()
+        elif not kinds:
+            raise ConfigurationError("no server is configured")
+        else:
+            tenant = self._now()
+            placement = tenant.placement if tenant is not None else self._router.shared
+            if placement is None or placement.server not in self.servers:
+                raise ConfigurationError("no shared place is configured; give Tenancy(shared=...)")
+            server = self.servers[placement.server]
+        return self._router.front(server, is_async)
+
+    def _async(self, engine: RoutedEngine) -> AsyncEngine:
+        with self._lock:
+            found = self._async_engines.get(engine)
+            if found is None:
+                found = self._async_engines[engine] = AsyncEngine(engine)
+            return found
+
+    def _pinned(self, tenant: str | Tenant | None, *, is_async: bool) -> RoutedEngine:
+        """The engine for a session: pinned to *tenant*, or to who is current."""
+        if tenant is None:
+            known = self._now()
+        else:
+            known = self.get(tenant) if isinstance(tenant, str) else tenant
+            known.check_serving()
+        placement = known.placement if known is not None else self._router.shared
+        if placement is None:
+            raise ConfigurationError("no shared place is configured; give Tenancy(shared=...)")
+        try:
+            server = self.servers[placement.server]
+        except KeyError:
+            raise ConfigurationError(f"server {placement.server!r} is not configured") from None
+        return self._router.front(server, is_async).pinned(known)
+
+    # Sessions -------------------------------------------------------------------------------
+
+    def session(self, tenant: str | Tenant | None = None, **options: Any) -> TenantSession:
+        """A session of *tenant* (``None``: the current one) for life; close it, or use ``with``.
+
+        *options* are SQLAlchemy's.
+
+        Raises:
+            NoTenantError: No tenant is current and none was given.
+        """
+        options.setdefault("named_binds", self.named_binds)
+        return TenantSession(self._pinned(tenant, is_async=False), **options)
+
+    def asession(self, tenant: str | Tenant | None = None, **options: Any) -> AsyncTenantSession:
+        """The same for asyncio: an AsyncSession.
+
+        Raises:
+            NoTenantError: No tenant is current and none was given.
+        """
+        options.setdefault("named_binds", self.named_binds)
+        return AsyncTenantSession(AsyncEngine(self._pinned(tenant, is_async=True)), **options)
+
+    def sessionmaker(self, **options: Any) -> Callable[[], TenantSession]:
+        """Like SQLAlchemy's ``sessionmaker``: each call makes a session of who is current then."""
+        return lambda: self.session(**options)
+
+    @property
+    def named_binds(self) -> dict[str, Any]:
+        """The engines of further databases, by ``bind_key``."""
+        for key, bind in self._binds.items():
+            if isinstance(bind, (str, URL)):
+                from sqlalchemy import create_engine
+
+                self._binds[key] = create_engine(bind)
+        return self._binds
+
+    # Tables ---------------------------------------------------------------------------------
+
+    def create_all(self, metadata: MetaData, tenant: str | Tenant | None = None) -> None:
+        """Create the tenant tables of *metadata* that are missing in *tenant*'s place.
+
+        In a shared block (or for a Tenancy without tenants in it) the shared tables instead.
+
+        Raises:
+            NoTenantError: No tenant is current and none was given.
+        """
+        engine = self._pinned(tenant, is_async=False)
+        tables = [
+            table for table in metadata.sorted_tables if is_shared(table) is (engine._pin is None)
+        ]
+        metadata.create_all(engine, tables=tables)
+
+    # End ------------------------------------------------------------------------------------
+
+    def status(self) -> dict[str, object]:
+        """Counts of connections: live, idle, held by tenant, waiting."""
+        return self.budget.status()
+
+    def close(self) -> None:
+        """Close all idle connections; those in use close when they come back."""
+        for engine in self._router.engines():
+            engine.dispose()
+
+    async def aclose(self) -> None:
+        """The same on an event loop, for its own connections."""
+        for engine in self._router.engines():
+            if engine.dialect.is_async:
+                await AsyncEngine(engine).dispose()
+            else:
+                engine.dispose()
+
+    def __repr__(self) -> str:
+        return f"Tenancy(servers={sorted(self.servers)})"
+
+
+class UseTenant:
+    """The block of :meth:`Tenancy.use`; for ``with`` and ``async with``."""
+
+    __slots__ = ("_directory", "_scope", "_switch", "_tenant")
+
+    def __init__(self, directory: Directory, tenant: str | Tenant, switch: bool) -> None:
+        self._directory = directory
+        self._tenant = tenant
+        self._switch = switch
+        self._scope: context.use | None = None
+
+    def __enter__(self) -> Tenant:
+        tenant = self._tenant
+        if not isinstance(tenant, Tenant):
+            tenant = self._directory.get(tenant)
+        return self._enter(tenant)
+
+    async def __aenter__(self) -> Tenant:
+        tenant = self._tenant
+        if not isinstance(tenant, Tenant):
+            known = self._directory.peek(tenant) if isinstance(tenant, str) else None
+            tenant = known or await asyncio.to_thread(self._directory.get, tenant)
+        return self._enter(tenant)
+
+    def _enter(self, tenant: Tenant) -> Tenant:
+        if self._scope is not None:
+            raise TenantSwitchError("this block was entered already; make a new one")
+        scope = context.use(tenant, switch=self._switch)
+        entered = scope.__enter__()
+        self._scope = scope
+        return entered
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        scope, self._scope = self._scope, None
+        if scope is not None:
+            scope.__exit__(kind, error, traceback)
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.__exit__(kind, error, traceback)
