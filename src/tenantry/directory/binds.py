@@ -110,6 +110,8 @@ class _Binds:
             file = sqlite_path(url, self._folder, (*path, "url")).resolve()
             url, database = url.set(database=str(file.parent)), file.name
         more = {key: table[key] for key in SERVER_KEYS if key in table and key != "url"}
+        # A plain URL means what it means to SQLAlchemy: a missing SQLite file is made.
+        more.setdefault("create_missing", url.get_backend_name() == "sqlite")
         login = (
             url.set(database="") if url.get_backend_name() != "sqlite" else url,
             repr(sorted(more.items(), key=lambda item: item[0])),

@@ -87,6 +87,7 @@ class _Variables:
 
     def read(self, tenant_id: str) -> tuple[dict[str, Any], dict[str, Any]]:
         url = self._from_url() if self.get("URL") else self._from_parts()
+        server: dict[str, Any] = {}
         place: dict[str, Any] = {"server": tenant_id}
         for key, what in (("isolation", "ISOLATION"), ("schema", "SCHEMA")):
             if (value := self.get(what)) is not None:
@@ -94,9 +95,10 @@ class _Variables:
         if url.get_backend_name() == "sqlite":
             file = self._file(url)
             url, place["database"] = url.set(database=str(file.parent)), file.name
+            server["create_missing"] = True  # as for any plain URL
         elif url.database:
             place["database"] = url.database
-        server: dict[str, Any] = {"url": url}
+        server["url"] = url
         if self._start + "PASS" in self._environ:
             server["password"] = self._password(self._start + "PASS")
         return server, place

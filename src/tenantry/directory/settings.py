@@ -42,6 +42,7 @@ SERVER_KEYS: Mapping[str, tuple[Any, ...]] = {
     "async_driver": (str,),
     "connect_args": (Mapping,),
     "shared_schema": (str,),
+    "create_missing": (bool,),
     "admin_url": _URLS,
     "admin_password": _PASSWORDS,
     "admin_password_env": (str,),
