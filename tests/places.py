@@ -1,0 +1,172 @@
+"""Where the tenants of a test live: every server and driver that routing is promised for.
+
+A :class:`Place` makes databases for tenants on one real server. Test bodies are written once,
+as plain functions of a synchronous session; :class:`Door` runs them through a session for
+threads or one for asyncio.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+from sqlalchemy import ForeignKey, MetaData, String
+from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, relationship
+
+from tenantry import Isolation, Placement, Server, Tenancy, Tenant
+from tenantry.directory import MappingDirectory
+from tenantry.testing.address import ServerAddress
+
+T = TypeVar("T")
+
+_numbers = itertools.count(1)
+
+
+class Base(DeclarativeBase):
+    metadata = MetaData()
+
+
+class Author(Base):
+    __tablename__ = "authors"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    name: Mapped[str] = mapped_column(String(80))
+    notes: Mapped[list[Note]] = relationship(back_populates="author")
+
+
+class Note(Base):
+    __tablename__ = "notes"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    tenant: Mapped[str] = mapped_column(String(80))
+    body: Mapped[str] = mapped_column(String(200), default="")
+    author_id: Mapped[int | None] = mapped_column(ForeignKey("authors.id"))
+    author: Mapped[Author | None] = relationship(back_populates="notes")
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of place: *server* as in the fixtures, the drivers, whether through asyncio."""
+
+    server: str
+    driver: str
+    is_async: bool = False
+
+    def __str__(self) -> str:
+        return f"{self.server}-{self.driver}{'-async' if self.is_async else ''}"
+
+
+KINDS = [
+    Kind("sqlite", "pysqlite"),
+    Kind("sqlite", "aiosqlite", True),
+    Kind("postgresql", "psycopg"),
+    Kind("postgresql", "psycopg2"),
+    Kind("postgresql", "psycopg", True),
+    Kind("postgresql", "asyncpg", True),
+    Kind("mariadb", "pymysql"),
+    Kind("mariadb", "aiomysql", True),
+]
+
+
+@dataclass
+class Place:
+    """A real server on which tenants get databases of their own; dropped at the end."""
+
+    kind: Kind
+    folder: Path
+    address: ServerAddress | None
+    _made: list[str] = field(default_factory=list)
+
+    def server(self, name: str = "main", **options: Any) -> Server:
+        """The server of this place under another *name* or with further options."""
+        if self.address is None:
+            return Server.from_url(
+                name, f"sqlite:///{self.folder}/", create_missing=True, **options
+            )
+        dialect = "postgresql" if self.kind.server == "postgresql" else "mysql"
+        options.setdefault("async_driver", self.kind.driver if self.kind.is_async else None)
+        drivername = dialect if self.kind.is_async else f"{dialect}+{self.kind.driver}"
+        return Server.from_url(name, self.address.url(drivername), **options)
+
+    def tenant(self, tenant_id: str, **options: Any) -> Tenant:
+        """A tenant with a new, empty database."""
+        name = self.database(tenant_id)
+        return Tenant(tenant_id, Placement("main", Isolation.DATABASE, database=name), **options)
+
+    def database(self, label: str) -> str:
+        """A new, empty database; for SQLite the name of a file that does not exist yet."""
+        name = f"t{next(_numbers)}_{label}"
+        if self.address is None:
+            return f"{name}.db"
+        quote = '"' if self.kind.server == "postgresql" else "`"
+        self.address.execute(f"CREATE DATABASE {quote}{name}{quote}")
+        self._made.append(name)
+        return name
+
+    def tenancy(self, *tenant_ids: str, tables: bool = True, **options: Any) -> Tenancy:
+        """A Tenancy of new tenants, with the tables of :class:`Base` in each."""
+        tenants = [self.tenant(each) for each in tenant_ids]
+        servers = {"main": self.server()}
+        tenancy = Tenancy(MappingDirectory(tenants, servers=servers), servers, **options)
+        if tables:
+            for each in tenant_ids:
+                Door(tenancy, self.kind.is_async).run(
+                    each, lambda session: Base.metadata.create_all(session.connection())
+                )
+        return tenancy
+
+    def drop(self) -> None:
+        """Drop every database made here."""
+        for name in self._made:
+            assert self.address is not None
+            if self.kind.server == "postgresql":
+                self.address.execute(f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)')
+            else:
+                self.address.execute(f"DROP DATABASE IF EXISTS `{name}`")
+
+
+@dataclass
+class Door:
+    """Runs a synchronous body in a tenant's session, through threads or through asyncio."""
+
+    tenancy: Tenancy
+    is_async: bool
+
+    def run(self, tenant_id: str, body: Callable[[Session], T], *, commit: bool = True) -> T:
+        """*body* in a session of the tenant; committed at the end unless *commit* is false."""
+        if self.is_async:
+            return asyncio.run(self._arun(tenant_id, body, commit))
+        with self.tenancy.use(tenant_id), self.tenancy.session() as session:
+            result = body(session)
+            if commit:
+                session.commit()
+            return result
+
+    async def _arun(self, tenant_id: str, body: Callable[[Session], T], commit: bool) -> T:
+        try:
+            return await self.arun(tenant_id, body, commit=commit)
+        finally:
+            await self.tenancy.aclose()
+
+    async def arun(
+        self, tenant_id: str, body: Callable[[Session], T], *, commit: bool = True
+    ) -> T:
+        """The same on a running event loop."""
+        async with self.tenancy.use(tenant_id), self.tenancy.asession() as session:
+            result = await session.run_sync(body)
+            if commit:
+                await session.commit()
+            return result
+
+
+@contextmanager
+def made(kind: Kind, folder: Path, address: ServerAddress | None) -> Iterator[Place]:
+    """A place of *kind*; everything made in it is dropped at the end."""
+    place = Place(kind, folder, address)
+    try:
+        yield place
+    finally:
+        place.drop()
