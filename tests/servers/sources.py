@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 import platform
 import re
@@ -10,7 +11,6 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import sqlalchemy
@@ -27,7 +27,7 @@ FETCHED = CHECKOUT / ".build" / "servers"
 _PLACES = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/usr/libexec:/opt/homebrew/bin"
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class Installation:
     """Binaries below one root, ``/`` for those of the machine."""
 
@@ -76,19 +76,21 @@ def address_from(variable: str, admin_driver: str, version_sql: str) -> ServerAd
     if not given:
         return None
     url = sqlalchemy.make_url(given)
-    fields = {
-        "host": url.host or "127.0.0.1",
-        "port": url.port or 0,
-        "user": url.username or "",
-        "password": url.password or "",
-        "database": url.database or "",
-        "admin_driver": admin_driver,
-    }
-    asked = ServerAddress(**fields, version="").execute(version_sql)
-    return ServerAddress(**fields, version=str(asked[0][0]))
+    address = ServerAddress(
+        host=url.host or "127.0.0.1",
+        port=url.port or 0,
+        user=url.username or "",
+        password=url.password or "",
+        database=url.database or "",
+        version="",
+        admin_driver=admin_driver,
+    )
+    return dataclasses.replace(address, version=str(address.execute(version_sql)[0][0]))
 
 
-def version_of(program: Path, environment: dict[str, str], pattern: str = r"\d+\.\d+(\.\d+)*") -> str:
+def version_of(
+    program: Path, environment: dict[str, str], pattern: str = r"\d+\.\d+(\.\d+)*"
+) -> str:
     """The version that a program prints of itself."""
     said = subprocess.run(
         [program, "--version"],
@@ -101,7 +103,9 @@ def version_of(program: Path, environment: dict[str, str], pattern: str = r"\d+\
     return match[0] if match else said.strip()
 
 
-def fetch(name: str, debian: Sequence[str], others: Sequence[str], programs: Sequence[str]) -> Installation:
+def fetch(
+    name: str, debian: Sequence[str], others: Sequence[str], programs: Sequence[str]
+) -> Installation:
     """Have the system's package manager bring a server that is not on this machine.
 
     On Debian and Ubuntu its packages are only downloaded and unpacked, into the build
@@ -113,7 +117,9 @@ def fetch(name: str, debian: Sequence[str], others: Sequence[str], programs: Seq
         MissingDependencyError: It could not be had; the message says what was tried.
     """
     if os.environ.get("TENANTRY_TEST_INSTALL") == "0":
-        raise MissingDependencyError(f"no {name} on this machine; TENANTRY_TEST_INSTALL=0 forbids to fetch it")
+        raise MissingDependencyError(
+            f"no {name} on this machine; TENANTRY_TEST_INSTALL=0 forbids to fetch it"
+        )
     if shutil.which("apt-get") and shutil.which("dpkg-deb"):
         return _unpack_debian(debian)
     install = _package_manager()
@@ -144,9 +150,7 @@ def container_engine(missing: MissingDependencyError) -> str:
 
 
 @contextlib.contextmanager
-def running_container(
-    command: Sequence[str | Path], ready: Callable[[], bool]
-) -> Iterator[None]:
+def running_container(command: Sequence[str | Path], ready: Callable[[], bool]) -> Iterator[None]:
     """Run a container in the foreground (``docker run --rm ...``) for the length of the block.
 
     The client passes the stop signal on, and ``--rm`` removes the container when it has ended.

@@ -17,6 +17,16 @@ from tenantry.testing import postgresql
 from tenantry.testing.postgresql import find_binaries, running_postgresql, wheel_binaries
 
 
+OWNER = """
+import time
+from tenantry.testing.postgresql import running_postgresql
+
+with running_postgresql() as server:
+    print(server.execute("SHOW data_directory")[0][0], flush=True)
+    time.sleep(60)
+"""
+
+
 def alive(pid: int) -> bool:
     try:
         os.kill(pid, 0)
@@ -69,14 +79,7 @@ def test_a_setting_that_the_server_refuses_is_told_and_leaves_nothing() -> None:
 @pytest.mark.parametrize("cause", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_the_server_ends_with_its_owner_whatever_ends_the_owner(cause: signal.Signals) -> None:
     owner = subprocess.Popen(
-        [
-            *(sys.executable, "-c"),
-            "import time\n"
-            "from tenantry.testing.postgresql import running_postgresql\n"
-            "with running_postgresql() as server:\n"
-            "    print(server.execute('SHOW data_directory')[0][0], flush=True)\n"
-            "    time.sleep(60)\n",
-        ],
+        [sys.executable, "-c", OWNER],
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         text=True,

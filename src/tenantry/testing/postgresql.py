@@ -50,7 +50,7 @@ _USUAL_PLACES = (
 def machine_binaries() -> Path | None:
     """The directory of the newest PostgreSQL server installed on this machine, if any."""
     on_path = shutil.which("postgres")
-    found = [Path(on_path).parent] if on_path else []
+    found = [Path(on_path).resolve().parent] if on_path else []
     for pattern in _USUAL_PLACES:
         found.extend(Path("/").glob(pattern.lstrip("/")))
     return _newest(found)
@@ -147,7 +147,9 @@ def running_postgresql(
 
 def _newest(directories: list[Path]) -> Path | None:
     complete = [
-        path for path in directories if all((path / name).exists() for name in ("initdb", "postgres"))
+        path
+        for path in directories
+        if all((path / name).exists() for name in ("initdb", "postgres"))
     ]
     return max(complete, key=_version_key, default=None)
 
