@@ -16,7 +16,6 @@ from tenantry.errors import MissingDependencyError, ServerUnavailableError
 from tenantry.testing import postgresql
 from tenantry.testing.postgresql import find_binaries, running_postgresql, wheel_binaries
 
-
 OWNER = """
 import time
 from tenantry.testing.postgresql import running_postgresql
