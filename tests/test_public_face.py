@@ -8,7 +8,6 @@ import re
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 
@@ -28,45 +27,57 @@ def public_modules() -> list[str]:
     return names
 
 
-def public_names() -> Iterator[object]:
-    for module in public_modules():
-        face = importlib.import_module(module)
-        for name in getattr(face, "__all__", []):
-            yield pytest.param(face, name, id=f"{module}.{name}")
-
-
 @cache
 def pages() -> str:
     paths = [CHECKOUT / "README.md", *(CHECKOUT / "docs").rglob("*.md")]
-    return "\n".join(path.read_text() for path in paths if path.exists())
+    return "\n".join(path.read_text() for path in paths)
+
+
+def on_some_page(name: str) -> bool:
+    return re.search(rf"\b{re.escape(name)}\b", pages()) is not None
+
+
+def names_of(module: str) -> list[str]:
+    return list(getattr(importlib.import_module(module), "__all__", []))
+
+
+def unexplained(name: str, thing: object) -> Iterator[str]:
+    """*name*, or those public members of it, that have no docstring of their own."""
+    if not (inspect.isclass(thing) or inspect.isroutine(thing) or inspect.ismodule(thing)):
+        return  # a constant or an alias is explained where it is declared
+    if not inspect.isclass(thing):
+        if not inspect.getdoc(thing):
+            yield name
+        return
+    # A class without its own docstring would show that of its base.
+    if not vars(thing).get("__doc__"):
+        yield name
+    for member, value in vars(thing).items():
+        inner = value.__func__ if isinstance(value, classmethod | staticmethod) else value
+        is_door = inspect.isfunction(inner) or isinstance(inner, property)
+        if is_door and not member.startswith("_") and not inspect.getdoc(getattr(thing, member)):
+            yield f"{name}.{member}"
 
 
 @pytest.mark.parametrize("module", public_modules())
 def test_what_is_public_is_listed_once_and_in_order(module: str) -> None:
-    listed = getattr(importlib.import_module(module), "__all__", None)
-    assert listed is not None, f"{module} lists no __all__"
-    assert list(listed) == sorted(set(listed))
+    names = names_of(module)
+    assert names, f"{module} lists no __all__"
+    assert names == sorted(set(names))
 
 
-@pytest.mark.parametrize(("face", "name"), list(public_names()))
-def test_a_public_name_exists_and_explains_itself(face: ModuleType, name: str) -> None:
-    thing = getattr(face, name)
-    if not (inspect.isclass(thing) or inspect.isroutine(thing) or inspect.ismodule(thing)):
-        return  # a constant or an alias is explained where it is declared
-    # A class without its own docstring would show that of its base.
-    assert vars(thing).get("__doc__") if inspect.isclass(thing) else inspect.getdoc(thing)
-    for member, value in vars(thing).items() if inspect.isclass(thing) else ():
-        inner = value.__func__ if isinstance(value, classmethod | staticmethod) else value
-        if not member.startswith("_") and (
-            inspect.isfunction(inner) or isinstance(inner, property)
-        ):
-            assert inspect.getdoc(getattr(thing, member)), f"{name}.{member} has no docstring"
+@pytest.mark.parametrize("module", public_modules())
+def test_what_is_public_exists_and_explains_itself(module: str) -> None:
+    face = importlib.import_module(module)
+    missing = [one for name in names_of(module) for one in unexplained(name, getattr(face, name))]
+    assert not missing, f"without a docstring: {missing}"
 
 
 @pytest.mark.newest  # reads files only
-@pytest.mark.parametrize(("face", "name"), list(public_names()))
-def test_a_public_name_stands_on_some_page(face: ModuleType, name: str) -> None:
-    assert re.search(rf"\b{re.escape(name)}\b", pages()), f"no page mentions {name}"
+@pytest.mark.parametrize("module", public_modules())
+def test_what_is_public_stands_on_some_page(module: str) -> None:
+    missing = [name for name in names_of(module) if not on_some_page(name)]
+    assert not missing, f"no page mentions {missing}"
 
 
 @pytest.mark.newest  # reads files only
@@ -94,5 +105,5 @@ def test_every_event_stands_on_some_page() -> None:
         and thing.__module__ == events.__name__
         and not name.startswith("_")
     ]
-    missing = [name for name in names if not re.search(rf"\b{name}\b", pages())]
-    assert not missing
+    missing = [name for name in names if not on_some_page(name)]
+    assert not missing, f"no page mentions {missing}"
