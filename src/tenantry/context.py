@@ -18,7 +18,7 @@ from . import events
 from .errors import NoTenantError, TenantSwitchError
 from .tenant import Tenant
 
-__all__ = ["carry", "current", "in_shared", "require", "shared", "use"]
+__all__ = ["carry", "current", "in_shared", "nobody", "require", "shared", "use"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -123,6 +123,21 @@ class shared(_Scope):
         if events.listening():
             before = _current.get()
             events.emit(events.SharedEntered(before.id if isinstance(before, Tenant) else None))
+
+
+class nobody(_Scope):
+    """A block that begins with no tenant, as each request and job does, whatever is current.
+
+    What asks for a tenant in it is refused until one is entered.
+    """
+
+    __slots__ = ()
+
+    def __init__(self) -> None:
+        super().__init__(None)
+
+    def __enter__(self) -> None:
+        self._set()
 
 
 class _restored(_Scope):

@@ -220,8 +220,14 @@ class Tenancy:
                 found = self._async_engines[engine] = AsyncEngine(engine)
             return found
 
-    def _pinned(self, tenant: str | Tenant | None, *, is_async: bool) -> RoutedEngine:
-        """The engine for a session: pinned to *tenant*, or to who is current."""
+    def _pinned(
+        self, tenant: str | Tenant | None, *, is_async: bool, named: bool = False
+    ) -> RoutedEngine:
+        """The engine for a session: pinned to *tenant*, or to who is current.
+
+        With *named* the session has other databases as well, so that in a shared block it is of
+        use without a shared place; the first statement that needs the place is refused.
+        """
         if tenant is None:
             known = self._now()
         else:
@@ -229,6 +235,8 @@ class Tenancy:
             known.check_serving()
         placement = known.placement if known is not None else self._router.shared
         if placement is None:
+            if named and self.servers:
+                return self._router.front(next(iter(self.servers.values())), is_async).pinned(None)
             raise ConfigurationError("no shared place is configured; give Tenancy(shared=...)")
         try:
             server = self.servers[placement.server]
@@ -238,25 +246,40 @@ class Tenancy:
 
     # Sessions -------------------------------------------------------------------------------
 
-    def session(self, tenant: str | Tenant | None = None, **options: Any) -> TenantSession:
+    def session(
+        self,
+        tenant: str | Tenant | None = None,
+        *,
+        class_: type[TenantSession] = TenantSession,
+        **options: Any,
+    ) -> TenantSession:
         """A session of *tenant* (``None``: the current one) for life; close it, or use ``with``.
 
-        *options* are SQLAlchemy's.
+        *class_* makes it; *options* are its own and SQLAlchemy's.
 
         Raises:
             NoTenantError: No tenant is current and none was given.
         """
         options.setdefault("named_binds", self.named_binds)
-        return TenantSession(self._pinned(tenant, is_async=False), **options)
+        named = bool(options["named_binds"])
+        return class_(self._pinned(tenant, is_async=False, named=named), **options)
 
-    def asession(self, tenant: str | Tenant | None = None, **options: Any) -> AsyncTenantSession:
+    def asession(
+        self,
+        tenant: str | Tenant | None = None,
+        *,
+        class_: type[AsyncTenantSession] = AsyncTenantSession,
+        **options: Any,
+    ) -> AsyncTenantSession:
         """The same for asyncio: an AsyncSession.
 
         Raises:
             NoTenantError: No tenant is current and none was given.
         """
         options.setdefault("named_binds", self.named_binds)
-        return AsyncTenantSession(AsyncEngine(self._pinned(tenant, is_async=True)), **options)
+        named = bool(options["named_binds"])
+        engine = self._pinned(tenant, is_async=True, named=named)
+        return class_(AsyncEngine(engine), **options)
 
     def sessionmaker(self, **options: Any) -> Callable[[], TenantSession]:
         """Like SQLAlchemy's ``sessionmaker``: each call makes a session of who is current then."""

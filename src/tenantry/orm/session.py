@@ -79,7 +79,9 @@ class TenantSession(Session):
             }
         elif execution_options:
             raise UnsupportedError("Session(execution_options=...) needs SQLAlchemy 2.1")
-        super().__init__(bind if isinstance(bind, Connection) else pinned, **options)
+        # By name: a further base class (Flask-SQLAlchemy's session) may have a first argument of
+        # its own.
+        super().__init__(bind=bind if isinstance(bind, Connection) else pinned, **options)
 
     def _pin(self, tenant: Tenant | None, engine: RoutedEngine) -> None:
         self.tenant = tenant
@@ -88,7 +90,9 @@ class TenantSession(Session):
 
     # Which connection -----------------------------------------------------------------------
 
-    def get_bind(self, mapper: Any = None, *, clause: Any = None, bind: Any = None, **kw: Any) -> Any:
+    def get_bind(
+        self, mapper: Any = None, *, clause: Any = None, bind: Any = None, **kw: Any
+    ) -> Any:
         """The tenant's engine, the shared one for shared tables, or a named one.
 
         Raises:
