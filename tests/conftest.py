@@ -31,8 +31,10 @@ def pytest_report_header() -> list[str]:
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     for name, answer in session.ran().items():
-        said = answer if isinstance(answer, str) else f"{name} {answer.version} ran"
-        terminalreporter.write_line(said)
+        if isinstance(answer, session.Missing):
+            terminalreporter.write_line(answer.reason)
+        else:
+            terminalreporter.write_line(f"{name} {answer.version} ran")
 
 
 @pytest.fixture(scope="session")

@@ -13,11 +13,14 @@ import secrets
 import threading
 from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack
+from dataclasses import dataclass
 from multiprocessing.connection import Client, Connection, Listener
 
 import pytest
+from redis.exceptions import RedisError
+from sqlalchemy.exc import SQLAlchemyError
 
-from tenantry.errors import TenantryError
+from tenantry.errors import MissingDependencyError, TenantryError
 from tenantry.testing.address import ServerAddress
 from tests.servers import mariadb, pgbouncer, postgresql, redis
 
@@ -30,8 +33,16 @@ DESCRIBE: dict[str, Callable[[], str]] = {
     "pgbouncer": pgbouncer.describe,
 }
 
-Answer = ServerAddress | str
-"""Where a server is, or the reason why there is none."""
+
+@dataclass(frozen=True)
+class Missing:
+    """Why there is no server; *promised* if there should be: it was found, or named by address."""
+
+    reason: str
+    promised: bool
+
+
+Answer = ServerAddress | Missing
 
 
 class RunningServers:
@@ -52,7 +63,7 @@ class RunningServers:
         server: AbstractContextManager[ServerAddress]
         if name == "pgbouncer":
             behind = self.need("postgresql")
-            if isinstance(behind, str):
+            if isinstance(behind, Missing):
                 return behind
             server = pgbouncer.running(behind)
         else:
@@ -63,8 +74,10 @@ class RunningServers:
             }[name]()
         try:
             return self._stack.enter_context(server)
-        except (TenantryError, OSError) as error:
-            return f"{name}: {error}"
+        except MissingDependencyError as error:
+            return Missing(f"{name}: {error}", promised=False)
+        except (TenantryError, SQLAlchemyError, RedisError, OSError) as error:
+            return Missing(f"{name}: {error}", promised=True)
 
     def listen(self) -> None:
         """Answer workers, until the run ends."""
@@ -114,13 +127,14 @@ def ran() -> dict[str, Answer]:
 def need(name: str) -> ServerAddress:
     """The server *name*, started if it does not run yet.
 
-    Without it the test is skipped, or fails where ``CI`` is set: there it was promised.
+    Without it the test is skipped. It fails where the server was promised: it was found but did
+    not start, it was named by address but does not answer, or ``CI`` is set.
     """
     answer = _own.need(name) if _own is not None else _ask(name)
-    if isinstance(answer, str):
-        if os.environ.get("CI", "false").lower() not in ("", "0", "false"):
-            pytest.fail(answer, pytrace=False)
-        pytest.skip(answer)
+    if isinstance(answer, Missing):
+        if answer.promised or os.environ.get("CI", "false").lower() not in ("", "0", "false"):
+            pytest.fail(answer.reason, pytrace=False)
+        pytest.skip(answer.reason)
     return answer
 
 
