@@ -19,10 +19,13 @@ from sqlalchemy import ForeignKey, MetaData, String
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, relationship
 
 from tenantry import Isolation, Placement, Server, Tenancy, Tenant
+from tenantry.tenant import Switch
 from tenantry.directory import MappingDirectory
 from tenantry.testing.address import ServerAddress
 
 T = TypeVar("T")
+
+PASSWORD = "password-of-test-roles"
 
 _numbers = itertools.count(1)
 
@@ -49,14 +52,23 @@ class Note(Base):
 
 @dataclass(frozen=True)
 class Kind:
-    """A kind of place: *server* as in the fixtures, the drivers, whether through asyncio."""
+    """A kind of place: *server* as in the fixtures, driver, asyncio or threads, isolation."""
 
     server: str
     driver: str
     is_async: bool = False
+    isolation: Isolation = Isolation.DATABASE
+    switch: Switch | None = None
 
     def __str__(self) -> str:
-        return f"{self.server}-{self.driver}{'-async' if self.is_async else ''}"
+        words = [self.server, self.driver]
+        if self.is_async:
+            words.append("async")
+        if self.isolation is not Isolation.DATABASE:
+            words.append(self.isolation.value)
+        if self.switch is not None:
+            words.append(self.switch.value)
+        return "-".join(words)
 
 
 KINDS = [
@@ -68,17 +80,37 @@ KINDS = [
     Kind("postgresql", "asyncpg", True),
     Kind("mariadb", "pymysql"),
     Kind("mariadb", "aiomysql", True),
+    Kind("postgresql", "psycopg", isolation=Isolation.SCHEMA),
+    Kind("postgresql", "psycopg2", isolation=Isolation.SCHEMA),
+    Kind("postgresql", "psycopg", True, Isolation.SCHEMA),
+    Kind("postgresql", "asyncpg", True, Isolation.SCHEMA),
+    Kind("postgresql", "psycopg", isolation=Isolation.SCHEMA, switch=Switch.MAP),
+    Kind("postgresql", "asyncpg", True, Isolation.SCHEMA, Switch.MAP),
+    Kind("postgresql", "psycopg", isolation=Isolation.SCHEMA, switch=Switch.ROLE),
+    Kind("postgresql", "asyncpg", True, Isolation.SCHEMA, Switch.ROLE),
+    Kind("postgresql", "psycopg2", isolation=Isolation.SCHEMA, switch=Switch.CONNECT),
+    Kind("postgresql", "asyncpg", True, Isolation.SCHEMA, Switch.CONNECT),
+    Kind("mariadb", "pymysql", isolation=Isolation.SCHEMA),
+    Kind("sqlite", "pysqlite", isolation=Isolation.SCHEMA),
+    Kind("sqlite", "aiosqlite", True, Isolation.SCHEMA),
 ]
 
 
 @dataclass
 class Place:
-    """A real server on which tenants get databases of their own; dropped at the end."""
+    """A real server on which tenants get places of their own; dropped at the end.
+
+    With ``schema`` and ``rows`` isolation on PostgreSQL all share one database, in which the
+    application's login owns nothing and finds nothing by itself.
+    """
 
     kind: Kind
     folder: Path
     address: ServerAddress | None
     _made: list[str] = field(default_factory=list)
+    _roles: list[str] = field(default_factory=list)
+    _shared_database: str | None = None
+    _login: str | None = None
 
     def server(self, name: str = "main", **options: Any) -> Server:
         """The server of this place under another *name* or with further options."""
@@ -89,12 +121,63 @@ class Place:
         dialect = "postgresql" if self.kind.server == "postgresql" else "mysql"
         options.setdefault("async_driver", self.kind.driver if self.kind.is_async else None)
         drivername = dialect if self.kind.is_async else f"{dialect}+{self.kind.driver}"
-        return Server.from_url(name, self.address.url(drivername), **options)
+        url = self.address.url(drivername)
+        if self._shares_database:
+            url = url.set(database=self.shared_database, username=self.login, password=PASSWORD)
+        return Server.from_url(name, url, **options)
+
+    @property
+    def _shares_database(self) -> bool:
+        return self.kind.server == "postgresql" and self.kind.isolation is not Isolation.DATABASE
+
+    @property
+    def shared_database(self) -> str:
+        """The one database of tenants with ``schema`` or ``rows`` isolation (PostgreSQL)."""
+        if self._shared_database is None:
+            self._shared_database = self.database("shared")
+            self.execute('REVOKE ALL ON SCHEMA public FROM PUBLIC')
+        return self._shared_database
+
+    @property
+    def login(self) -> str:
+        """The application's login in :attr:`shared_database`."""
+        if self._login is None:
+            self._login = self.role("app")
+        return self._login
+
+    def role(self, label: str) -> str:
+        """A new login role with the password of all test roles."""
+        assert self.address is not None
+        name = f"r{next(_numbers)}_{label}"
+        self.address.execute(f"CREATE ROLE \"{name}\" LOGIN PASSWORD '{PASSWORD}'")
+        self._roles.append(name)
+        return name
+
+    def execute(self, sql: str) -> list[tuple[Any, ...]]:
+        """Run a statement as the admin, in the shared database."""
+        assert self.address is not None
+        return self.address.execute(sql, self.shared_database)
 
     def tenant(self, tenant_id: str, **options: Any) -> Tenant:
-        """A tenant with a new, empty database."""
-        name = self.database(tenant_id)
-        return Tenant(tenant_id, Placement("main", Isolation.DATABASE, database=name), **options)
+        """A tenant with a new, empty place of its own."""
+        if self.kind.isolation is Isolation.DATABASE:
+            name = self.database(tenant_id)
+            return Tenant(tenant_id, Placement("main", database=name), **options)
+        schema = f"s{next(_numbers)}_{tenant_id}"
+        role = None
+        if self.kind.server == "mariadb":
+            schema = self.database(tenant_id)
+        elif self.kind.server == "postgresql":
+            owner = self.login
+            if self.kind.switch is Switch.ROLE:
+                role = owner = self.role(tenant_id)
+            self.execute(f'CREATE SCHEMA "{schema}" AUTHORIZATION "{owner}"')
+            if role is not None:
+                self.execute(f'ALTER ROLE "{role}" SET search_path = "{schema}", pg_temp')
+        placement = Placement(
+            "main", Isolation.SCHEMA, schema=schema, switch=self.kind.switch, role=role
+        )
+        return Tenant(tenant_id, placement, **options)
 
     def database(self, label: str) -> str:
         """A new, empty database; for SQLite the name of a file that does not exist yet."""
@@ -126,6 +209,9 @@ class Place:
                 self.address.execute(f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)')
             else:
                 self.address.execute(f"DROP DATABASE IF EXISTS `{name}`")
+        for role in self._roles:
+            assert self.address is not None
+            self.address.execute(f'DROP ROLE IF EXISTS "{role}"')
 
 
 @dataclass
@@ -151,9 +237,7 @@ class Door:
         finally:
             await self.tenancy.aclose()
 
-    async def arun(
-        self, tenant_id: str, body: Callable[[Session], T], *, commit: bool = True
-    ) -> T:
+    async def arun(self, tenant_id: str, body: Callable[[Session], T], *, commit: bool = True) -> T:
         """The same on a running event loop."""
         async with self.tenancy.use(tenant_id), self.tenancy.asession() as session:
             result = await session.run_sync(body)

@@ -17,6 +17,7 @@ from typing import Any, NoReturn
 from sqlalchemy.engine import URL, make_url
 
 from .errors import ConfigurationError, MissingVariableError, bare_errors
+from .tenant import Switch
 
 __all__ = ["Secret", "Server"]
 
@@ -97,6 +98,10 @@ class Server:
     the one in the URL has no asynchronous form. *connect_args* go to the driver as they are.
     *create_missing* lets SQLite make a tenant's file when it is first opened, as plain
     SQLAlchemy does; without it a missing file is an error.
+    *shared_schema* is the schema that every tenant's path may see (PostgreSQL; ``None``: none).
+    *switch* is how connections are pointed at a schema. *pooler* says that a transaction
+    pooler (PgBouncer) stands before the server; ``None``: find out at the first connection.
+    *role_password* gives the password of a tenant's login role; ``None``: the server's own.
     *admin* is the login that may create and drop databases; ``None``: the same login does.
 
     Build one with :meth:`from_url`.
@@ -112,6 +117,9 @@ class Server:
     admin: Server | None = None
     shared_schema: str | None = None
     create_missing: bool = False
+    switch: Switch = Switch.PATH
+    pooler: bool | None = None
+    role_password: Callable[[str], str] | None = None
 
     @classmethod
     @bare_errors
@@ -132,6 +140,9 @@ class Server:
         admin_password_file: str | Path | None = None,
         shared_schema: str | None = None,
         create_missing: bool = False,
+        switch: Switch | str = Switch.PATH,
+        pooler: bool | None = None,
+        role_password: Callable[[str], str] | None = None,
     ) -> Server:
         """A server from a database URL and at most one source of its password.
 
@@ -199,6 +210,9 @@ class Server:
             admin=admin,
             shared_schema=shared_schema,
             create_missing=create_missing,
+            switch=Switch(switch),
+            pooler=pooler,
+            role_password=role_password,
         )
 
     @property
@@ -221,7 +235,9 @@ class Server:
 
     def url_with_secrets(self, url: URL) -> URL:
         """*url* with this server's secrets filled in, for the driver and nobody else."""
-        if self.password is not None:
+        if self.role_password is not None and url.username != self.url.username:
+            url = url.set(password=self.role_password(str(url.username)))
+        elif self.password is not None:
             url = url.set(password=self.password.reveal())
         if self.secret_query:
             url = url.update_query_dict(

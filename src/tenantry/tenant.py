@@ -18,7 +18,7 @@ from .errors import (
 )
 from .naming import check_tenant_id
 
-__all__ = ["Isolation", "Placement", "State", "Tenant"]
+__all__ = ["Isolation", "Placement", "State", "Switch", "Tenant"]
 
 
 class Isolation(str, Enum):
@@ -27,6 +27,23 @@ class Isolation(str, Enum):
     DATABASE = "database"
     SCHEMA = "schema"
     ROWS = "rows"
+
+    __str__ = str.__str__
+
+
+class Switch(str, Enum):
+    """How a connection is pointed at a tenant's schema (PostgreSQL; elsewhere there is one way).
+
+    ``path``: the search path, set for each transaction in its BEGIN message. ``map``:
+    SQLAlchemy's schema translate map, no path at all. ``role``: a login role of the tenant's
+    own, whose path is set on the server; safe for SQL that the tenant's users write.
+    ``connect``: own connections, their path set at connect.
+    """
+
+    PATH = "path"
+    MAP = "map"
+    ROLE = "role"
+    CONNECT = "connect"
 
     __str__ = str.__str__
 
@@ -62,16 +79,26 @@ class Placement:
 
     *server* names a :class:`~tenantry.Server`. *database* is a database name, or for SQLite a
     file name below the server's root; ``None`` means the server's own database. *schema* is
-    needed by ``schema`` isolation only.
+    needed by ``schema`` isolation; with ``rows`` it is where the tables are (``None``: the
+    server's usual one). *switch* is how connections are pointed at a schema (``None``: the
+    server's way) and *role* the login role for ``Switch.ROLE``.
     """
 
     server: str
     isolation: Isolation = Isolation.DATABASE
     database: str | None = None
     schema: str | None = None
+    switch: Switch | None = None
+    role: str | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "isolation", _isolation(self.isolation))
+        if self.switch is not None:
+            object.__setattr__(self, "switch", Switch(self.switch))
+        if self.switch is Switch.ROLE and not self.role:
+            raise ConfigurationError(
+                "a placement with switch 'role' needs the login role's name; set role=..."
+            )
         if self.isolation is Isolation.SCHEMA and not self.schema:
             raise ConfigurationError(
                 "a placement with isolation 'schema' needs the schema's name; set schema=..."

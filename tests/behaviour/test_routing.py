@@ -54,7 +54,11 @@ def readings(session: Session) -> list[str]:
     seen.extend(session.scalars(select(Note).options(selectinload(Note.author))).one().tenant)
     seen[-len(note.tenant) :] = [note.tenant]
     seen.extend(session.scalars(text("SELECT tenant FROM notes")))
-    seen.extend(session.scalars(select(Note).from_statement(text("SELECT * FROM notes"))).one().tenant.split())
+    seen.extend(
+        session.scalars(select(Note).from_statement(text("SELECT * FROM notes")))
+        .one()
+        .tenant.split()
+    )
     seen.extend(row.tenant for row in connection.execute(select(Note.__table__)))
     seen.extend(connection.exec_driver_sql("SELECT tenant FROM notes").scalars())
     seen.append(session.query(Note).one().tenant)

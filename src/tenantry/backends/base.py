@@ -11,6 +11,7 @@ from sqlalchemy.engine import URL
 from ..errors import ConfigurationError, MissingDependencyError, UnsupportedError
 from ..naming import shown
 from ..servers import Server
+from ..tenant import Placement
 
 __all__ = ["Backend"]
 
@@ -28,6 +29,14 @@ class Backend:
     switches_database: ClassVar[bool] = False
     #: Whether every server of this kind is alike to SQLAlchemy (the server is a library).
     same_everywhere: ClassVar[bool] = False
+    #: Whether a schema is a file that is attached to each connection.
+    attaches_schemas: ClassVar[bool] = False
+    #: Whether unqualified names follow a search path.
+    has_path: ClassVar[bool] = False
+    #: Whether the server itself can keep rows apart.
+    has_row_security: ClassVar[bool] = False
+    #: The schema of tables that name none.
+    usual_schema: ClassVar[str] = ""
     #: The longest identifier, in bytes.
     max_name_bytes: ClassVar[int] = 63
 
@@ -66,6 +75,14 @@ class Backend:
             database=database if database is not None else server.url.database,
         )
 
+    def schema_url(self, server: Server, database: str | None, driver: str) -> URL:
+        """Where to connect for a schema in *database*, without any secret."""
+        return self.url(server, database, driver)
+
+    def schema_file(self, server: Server, placement: Placement) -> str:
+        """The file that is attached under the placement's schema."""
+        raise UnsupportedError(f"{self.kind} attaches no files")
+
     def dialect_name(self, server: Server) -> str:
         """The dialect part of the URL."""
         return server.url.get_backend_name()
@@ -86,6 +103,21 @@ class Backend:
         """*name* as an identifier in this server's SQL."""
         return '"' + name.replace('"', '""') + '"'
 
+    # What isolation is made of -------------------------------------------------------------
+
+    def empty_path(self) -> Mapping[str, str]:
+        """The settings at connect with which no unqualified name is found."""
+        return {}
+
+    def path(self, schema: str, shared_schema: str | None) -> str:
+        """The search path of a schema, as a list of quoted names."""
+        raise UnsupportedError(f"{self.kind} has no search path")
+
+    def arm(self, *, path: str, session: bool, tenant_key: str | None = None) -> str:
+        """Statements that set the path, and the tenant of the row policies, for a transaction
+        or for a *session*."""
+        raise UnsupportedError(f"{self.kind} cannot be armed")
+
     # What the guard runs -------------------------------------------------------------------
 
     def reset_statement(self) -> str | None:
@@ -96,11 +128,20 @@ class Backend:
         """What makes the server refuse writes on a connection until it is reset or closed."""
         raise UnsupportedError(f"read_only tenants are not supported on {self.kind}")
 
-    def before_connect(self, server: Server, url: URL) -> None:
+    def before_connect(self, server: Server, database: str | None) -> None:
         """Refuse to connect where that would create what is missing.
 
         Raises:
             PlacementMissingError: The tenant's place does not exist.
+        """
+
+    def add_settings(
+        self, parameters: dict[str, Any], driver: str, settings: Mapping[str, str], pooled: bool
+    ) -> None:
+        """Put server settings into the driver's connect *parameters*, in its own way.
+
+        *pooled*: a transaction pooler stands between, which takes no settings and mixes up
+        prepared statements.
         """
 
     # What errors mean -----------------------------------------------------------------------

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from sqlalchemy.engine import URL
 
 from ..errors import ConfigurationError, PlacementMissingError
 from ..naming import shown
 from ..servers import Server
+from ..tenant import Placement
 from .base import Backend
 
 __all__ = ["SQLite"]
@@ -23,6 +25,14 @@ class SQLite(Backend):
     async_drivers = {"aiosqlite": ("aiosqlite", "aiosqlite")}
     max_name_bytes = 255
     same_everywhere = True
+    attaches_schemas = True
+
+    def schema_url(self, server: Server, database: str | None, driver: str) -> URL:
+        # The main database stays empty and in memory: an unqualified name finds nothing.
+        return server.url.set(drivername=f"sqlite+{driver}", database=":memory:")
+
+    def schema_file(self, server: Server, placement: Placement) -> str:
+        return str(self.file(server, placement.database or f"{placement.schema}.db"))
 
     def url(self, server: Server, database: str | None, driver: str) -> URL:
         return server.url.set(
@@ -49,8 +59,15 @@ class SQLite(Backend):
             )
         return file
 
-    def before_connect(self, server: Server, url: URL) -> None:
-        if not server.create_missing and not Path(url.database or "").exists():
+    def add_settings(
+        self, parameters: dict[str, Any], driver: str, settings: Mapping[str, str], pooled: bool
+    ) -> None:
+        # Connections go from thread to thread, one at a time, also those in memory with a file
+        # attached; SQLAlchemy allows that for files only.
+        parameters["check_same_thread"] = False
+
+    def before_connect(self, server: Server, database: str | None) -> None:
+        if not server.create_missing and not Path(database or "").exists():
             raise PlacementMissingError("the tenant's SQLite file does not exist")
 
     def check_database_name(self, server: Server, database: str) -> None:

@@ -1,10 +1,11 @@
 """What keeps them apart? From a tenant to what must hold on its connections."""
 
-from ..errors import UnsupportedError
 from ..servers import Server
 from ..tenant import Isolation, Placement, Tenant
 from .base import Target
 from .database import database_target
+from .rows import rows_target
+from .schema import schema_target
 
 __all__ = ["Target", "target_for"]
 
@@ -20,7 +21,6 @@ def target_for(
     """
     if placement.isolation is Isolation.DATABASE:
         return database_target(tenant, placement, server, driver, is_async)
-    raise UnsupportedError(
-        f"isolation {placement.isolation.value!r} is not supported yet; use 'database'",
-        tenant_id=tenant.id if tenant is not None else None,
-    )
+    if placement.isolation is Isolation.SCHEMA:
+        return schema_target(tenant, placement, server, driver, is_async)
+    return rows_target(tenant, placement, server, driver, is_async)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
-from dataclasses import dataclass
+from collections.abc import Hashable, Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
 
 from sqlalchemy.engine import URL
 
@@ -13,14 +14,27 @@ from ..tenant import Tenant
 
 __all__ = ["Target"]
 
+_NOTHING: Mapping[str, str] = MappingProxyType({})
+
 
 @dataclass(frozen=True, eq=False)
 class Target:
     """Where a tenant's connections go, decided once per tenant, generation and driver.
 
-    *tenant* is ``None`` for the shared place. Connections with the same *bucket* may serve each
-    other's tenants: the guard points them (*switch_to*, a database) or arms each transaction
-    (*begin*, what is sent in the BEGIN message). *url* holds no secret.
+    *tenant* is ``None`` for the shared place. *url* holds no secret. Connections with the same
+    *bucket* may serve each other's tenants, because the guard makes each what it must be:
+
+    * *settings* are the server's settings at connect,
+    * *switch_to* is the database it is pointed at when it is handed out,
+    * *arm* is what holds for each transaction, sent with its BEGIN (``None``: nothing, the
+      driver begins as it always does), and *arm_session* the same for a session without one,
+    * *attach* is a file that is attached under the name of *schema*,
+    * *translate* is the schema that SQLAlchemy puts before each table,
+    * *expect_schema* is the schema in which a fresh connection must find itself.
+
+    *by_path* says that tenants differ by search path only, so that a statement prepared for
+    one must not be used for another. *rows* says that row-level security is what keeps them
+    apart, so that the login must be subject to it.
     """
 
     tenant: Tenant | None
@@ -29,8 +43,15 @@ class Target:
     bucket: Hashable
     url: URL
     is_async: bool = False
+    settings: Mapping[str, str] = field(default_factory=lambda: _NOTHING)
     switch_to: str | None = None
-    begin: str | None = None
+    arm: str | None = None
+    arm_session: str | None = None
+    attach: str | None = None
+    translate: str | None = None
+    expect_schema: str | None = None
+    by_path: bool = False
+    rows: bool = False
     read_only: bool = False
 
     @property

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ..backends import backend_of
+from ..errors import UnsupportedError
 from ..servers import Server
 from ..tenant import Placement, State, Tenant
 from .base import Target
@@ -20,6 +21,12 @@ def database_target(
     """
     backend = backend_of(server)
     database = placement.database
+    if tenant is not None and tenant.untrusted_sql and backend.switches_database:
+        raise UnsupportedError(
+            f"tenant {tenant.id!r} writes SQL of its own (untrusted_sql), and on {backend.kind} the "
+            "login may use every tenant's database; give it a server with a login of its own",
+            tenant_id=tenant.id,
+        )
     if database is not None:
         backend.check_database_name(server, database)
     read_only = tenant is not None and tenant.state is State.READ_ONLY

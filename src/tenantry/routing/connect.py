@@ -17,8 +17,8 @@ from ..servers import Server
 __all__ = ["open_connection"]
 
 
-def open_connection(dialect: Dialect, target: Target) -> DBAPIConnection:
-    """A new connection to the target's place.
+def open_connection(dialect: Dialect, target: Target, pooled: bool) -> DBAPIConnection:
+    """A new connection to the target's place; *pooled*: a transaction pooler stands before it.
 
     Raises:
         PlacementMissingError: The server answers, and has no such database.
@@ -27,7 +27,7 @@ def open_connection(dialect: Dialect, target: Target) -> DBAPIConnection:
     """
     error: BaseException
     try:
-        return _dial(dialect, target)
+        return _dial(dialect, target, pooled)
     except TenantryError as ours:
         if ours.tenant_id is not None or target.tenant is None:
             raise
@@ -63,11 +63,14 @@ def _missing(target: Target) -> PlacementMissingError:
     )
 
 
-def _dial(dialect: Dialect, target: Target) -> DBAPIConnection:
+def _dial(dialect: Dialect, target: Target, pooled: bool) -> DBAPIConnection:
     server = target.server
-    target.backend.before_connect(server, target.url)
+    target.backend.before_connect(server, target.attach or target.url.database)
     args, options = dialect.create_connect_args(server.url_with_secrets(target.url))
     arguments, parameters = list(args), {**options, **server.connect_args}
+    target.backend.add_settings(
+        parameters, target.url.get_driver_name(), {} if pooled else target.settings, pooled
+    )
     if dialect._has_events:
         for listener in dialect.dispatch.do_connect:
             made: DBAPIConnection | None = listener(dialect, None, arguments, parameters)

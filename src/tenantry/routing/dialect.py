@@ -13,7 +13,8 @@ from typing import Any
 from sqlalchemy.engine.interfaces import Dialect
 
 from . import guard
-from .pool import BucketRecord
+from .pool import BucketRecord, record_of
+from .statements import leaves_nothing
 
 __all__ = ["routed_dialect_class"]
 
@@ -28,6 +29,10 @@ def routed_dialect_class(base: type[Dialect]) -> type[Dialect]:
         found = _watched(base)
         if base.name in ("mysql", "mariadb"):
             found = _with_switched_reflection(found)
+        elif base.name == "postgresql":
+            found = _with_own_transactions(found)
+        if base.name not in ("mysql", "mariadb"):
+            found = _with_translated_reflection(found)
         _classes[base] = found
     return found
 
@@ -44,16 +49,21 @@ def _watched(base: Any) -> Any:
             if isinstance(record, BucketRecord):
                 record.lent -= 1  # SQLAlchemy itself asked the connection for its proxy
                 record.check_current()
+                if record.armed:
+                    guard.begin(record)
+                    return
                 record.in_transaction = True
             super().do_begin(dbapi_connection)
 
         def do_commit(self, dbapi_connection: Any) -> None:
-            super().do_commit(dbapi_connection)
-            _ended(dbapi_connection)
+            if not _end(dbapi_connection, "COMMIT"):
+                super().do_commit(dbapi_connection)
+                _ended(dbapi_connection)
 
         def do_rollback(self, dbapi_connection: Any) -> None:
-            super().do_rollback(dbapi_connection)
-            _ended(dbapi_connection)
+            if not _end(dbapi_connection, "ROLLBACK"):
+                super().do_rollback(dbapi_connection)
+                _ended(dbapi_connection)
 
         def do_execute(
             self, cursor: Any, statement: str, parameters: Any, context: Any = None
@@ -78,6 +88,16 @@ def _watched(base: Any) -> Any:
     return Routed
 
 
+def _end(dbapi_connection: Any, verb: str) -> bool:
+    """End the transaction of an armed connection; false if it is not armed."""
+    record = dbapi_connection._connection_record
+    if not isinstance(record, BucketRecord) or not record.armed:
+        return False
+    record.lent -= 1
+    guard.end(record, verb)
+    return True
+
+
 def _ended(dbapi_connection: Any) -> None:
     record = dbapi_connection._connection_record
     if isinstance(record, BucketRecord):
@@ -89,8 +109,103 @@ def _before_statement(context: Any, statement: str) -> None:
     record = context._dbapi_connection._connection_record
     if isinstance(record, BucketRecord):
         record.check_current()
-        if not record.dirty and not guard.leaves_nothing(context, statement):
+        if not leaves_nothing(context, statement):
             record.dirty = True
+            if record.armed:
+                guard.refuse_statement(record, statement)
+
+
+def _with_own_transactions(base: Any) -> Any:
+    """PostgreSQL: on an armed connection the options of a transaction go into our BEGIN."""
+
+    class Armed(base):  # type: ignore[misc]  # the base is known at run time only
+        supports_statement_cache = base.supports_statement_cache
+
+        def set_isolation_level(self, dbapi_connection: Any, level: str) -> None:
+            record = record_of(dbapi_connection)
+            if record is None:
+                super().set_isolation_level(dbapi_connection, level)
+            else:
+                record.isolation_level = level
+
+        def reset_isolation_level(self, dbapi_connection: Any) -> None:
+            record = record_of(dbapi_connection)
+            if record is None:
+                super().reset_isolation_level(dbapi_connection)
+            else:
+                record.isolation_level = None
+
+        def set_readonly(self, connection: Any, value: bool) -> None:
+            record = record_of(connection)
+            if record is None:
+                super().set_readonly(connection, value)
+            else:
+                record.read_only_transaction = value
+
+        def get_readonly(self, connection: Any) -> bool:
+            record = record_of(connection)
+            if record is None:
+                return bool(super().get_readonly(connection))
+            return record.read_only_transaction
+
+        def set_deferrable(self, connection: Any, value: bool) -> None:
+            record = record_of(connection)
+            if record is None:
+                super().set_deferrable(connection, value)
+            else:
+                record.deferrable_transaction = value
+
+        def get_deferrable(self, connection: Any) -> bool:
+            record = record_of(connection)
+            if record is None:
+                return bool(super().get_deferrable(connection))
+            return record.deferrable_transaction
+
+        # Two-phase: the drivers' own calls refuse autocommit mode, so the SQL is sent instead.
+
+        def do_begin_twophase(self, connection: Any, xid: str) -> None:
+            if _armed(connection):
+                self.do_begin(connection.connection)
+            else:
+                super().do_begin_twophase(connection, xid)
+
+        def do_prepare_twophase(self, connection: Any, xid: str) -> None:
+            record = _armed(connection)
+            if record is None:
+                super().do_prepare_twophase(connection, xid)
+            else:
+                guard.end(record, f"PREPARE TRANSACTION '{_plain(xid)}'")
+
+        def do_rollback_twophase(
+            self, connection: Any, xid: str, is_prepared: bool = True, recover: bool = False
+        ) -> None:
+            record = _armed(connection)
+            if record is None:
+                super().do_rollback_twophase(connection, xid, is_prepared, recover)
+            else:
+                guard.end_twophase(record, "ROLLBACK", _plain(xid), is_prepared)
+
+        def do_commit_twophase(
+            self, connection: Any, xid: str, is_prepared: bool = True, recover: bool = False
+        ) -> None:
+            record = _armed(connection)
+            if record is None:
+                super().do_commit_twophase(connection, xid, is_prepared, recover)
+            else:
+                guard.end_twophase(record, "COMMIT", _plain(xid), is_prepared)
+
+    Armed.__name__ = Armed.__qualname__ = base.__name__
+    return Armed
+
+
+def _armed(connection: Any) -> BucketRecord | None:
+    record = connection._dbapi_connection._connection_record
+    return record if isinstance(record, BucketRecord) and record.armed else None
+
+
+def _plain(xid: str) -> str:
+    """A transaction id as SQLAlchemy makes them, or as the caller gave it; quoted."""
+    return xid.replace("'", "''")
 
 
 def _with_switched_reflection(base: Any) -> Any:
@@ -112,33 +227,114 @@ def _with_switched_reflection(base: Any) -> Any:
             """SQLAlchemy sets it at its first connection; there is nothing to remember."""
 
     for name in _REFLECTION:
-        setattr(Switched, name, _in_its_database(Switched, name))
+        if hasattr(base, name):
+            setattr(Switched, name, _in_its_database(Switched, name))
     Switched.__name__ = Switched.__qualname__ = base.__name__
     return Switched
 
 
-_REFLECTION = (
-    "has_table",
-    "has_sequence",
-    "get_sequence_names",
-    "get_table_names",
-    "get_view_names",
-    "get_foreign_keys",
-    "get_table_options",
-    "get_columns",
-    "get_indexes",
-    "get_pk_constraint",
-    "get_unique_constraints",
-    "get_check_constraints",
-    "get_view_definition",
-    "get_table_comment",
+def _with_translated_reflection(base: Any) -> Any:
+    """SQLAlchemy's translate map does not reach reflection; here it does.
+
+    Where tables are qualified by the map, "no schema" means the tenant's.
+    """
+
+    class Translated(base):  # type: ignore[misc]  # the base is known at run time only
+        supports_statement_cache = base.supports_statement_cache
+
+    for name in (*_REFLECTION, *_REFLECTION_OF_MANY):
+        if hasattr(base, name):
+            setattr(Translated, name, _in_its_schema(Translated, name))
+    Translated.__name__ = Translated.__qualname__ = base.__name__
+    return Translated
+
+
+# Names in SQLAlchemy's Dialect, and where the argument `schema` stands after the connection.
+_REFLECTION = {
+    "has_table": 1,
+    "has_sequence": 1,
+    "has_index": 2,
+    "get_sequence_names": 0,
+    "get_table_names": 0,
+    "get_view_names": 0,
+    "get_materialized_view_names": 0,
+    "get_foreign_keys": 1,
+    "get_table_options": 1,
+    "get_columns": 1,
+    "get_indexes": 1,
+    "get_pk_constraint": 1,
+    "get_unique_constraints": 1,
+    "get_check_constraints": 1,
+    "get_view_definition": 1,
+    "get_table_comment": 1,
+    "get_enums": 0,
+    "get_domains": 0,
+}
+_REFLECTION_OF_MANY = (
+    "get_multi_columns",
+    "get_multi_foreign_keys",
+    "get_multi_indexes",
+    "get_multi_pk_constraint",
+    "get_multi_unique_constraints",
+    "get_multi_check_constraints",
+    "get_multi_table_comment",
+    "get_multi_table_options",
 )
+
+
+def _target_of(connection: Any) -> BucketRecord | None:
+    record = connection._dbapi_connection._connection_record
+    return record if isinstance(record, BucketRecord) else None
+
+
+def _in_its_schema(owner: type, name: str) -> Any:
+    position = _REFLECTION.get(name)
+
+    def method(self: Any, connection: Any, *args: Any, **kwargs: Any) -> Any:
+        record = _target_of(connection)
+        schema = record.target.translate if record is not None else None
+        asked = schema
+        if schema is not None:
+            if position is not None and len(args) > position:
+                asked = args[position]
+                args = (*args[:position], asked or schema, *args[position + 1 :])
+            else:
+                asked = kwargs.get("schema")
+                kwargs["schema"] = asked or schema
+        found = getattr(super(owner, self), name)(connection, *args, **kwargs)
+        if schema is None:
+            return found
+        return _as_asked(found, name, schema, asked)
+
+    method.__name__ = name
+    return method
+
+
+def _as_asked(found: Any, name: str, schema: str, asked: str | None) -> Any:
+    """Answers in the caller's words: without a schema if it named none, and related tables of
+    the tenant's own schema without it in any case, for so the models have them.
+    """
+    if name == "get_foreign_keys":
+        return [
+            {**key, "referred_schema": None} if key["referred_schema"] == schema else key
+            for key in found
+        ]
+    if name.startswith("get_multi"):
+        inner = "get_foreign_keys" if name == "get_multi_foreign_keys" else "rows"
+        return [
+            (
+                (asked if place == schema else place, table),
+                _as_asked(rows, inner, schema, asked),
+            )
+            for (place, table), rows in found
+        ]
+    return found
 
 
 def _in_its_database(owner: type, name: str) -> Any:
     def method(self: Any, connection: Any, *args: Any, **kwargs: Any) -> Any:
-        record = connection._dbapi_connection._connection_record
-        database = record.database if isinstance(record, BucketRecord) else None
+        record = _target_of(connection)
+        database = record.database if record is not None else None
         token = _database_of_reflection.set(database)
         try:
             return getattr(super(owner, self), name)(connection, *args, **kwargs)

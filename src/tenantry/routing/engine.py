@@ -25,6 +25,7 @@ from ..errors import ConfigurationError, NoTenantError, UnknownTenantError
 from ..isolation import Target, target_for
 from ..servers import Server
 from ..tenant import Placement, State, Tenant
+from . import guard
 from .connect import open_connection
 from .dialect import routed_dialect_class
 from .limits import Budget
@@ -93,7 +94,10 @@ class RoutedEngine(Engine):
         if engine._pin is None and not engine._pin_shared:
             # A connection that must be opened anew after a loss stays with its tenant.
             engine = engine.pinned(target.tenant)
-        return RoutedConnection(engine, engine._checkout(target))
+        connection: Connection = RoutedConnection(engine, engine._checkout(target))
+        if target.translate is not None:
+            connection = connection.execution_options(schema_translate_map={None: target.translate})
+        return connection
 
     def _checkout(self, target: Target) -> PoolProxiedConnection:
         token = target_of_checkout.set(target)
@@ -112,7 +116,11 @@ class RoutedEngine(Engine):
         proxy = engine._checkout(target)
         record = getattr(proxy, "_connection_record", None)
         if isinstance(record, BucketRecord):
-            record.lent += 1
+            try:
+                guard.lend_bare(record)
+            except BaseException as error:
+                proxy.invalidate(error)
+                raise
         return proxy
 
 
@@ -254,8 +262,7 @@ class Router:
                 server = self.servers[self.shared.server]
             except KeyError:
                 raise ConfigurationError(
-                    f"the shared place is on server {self.shared.server!r}, "
-                    "which is not configured"
+                    f"the shared place is on server {self.shared.server!r}, which is not configured"
                 ) from None
             driver = backend_of(server).driver(server, is_async=is_async)
             target = target_for(None, self.shared, server, driver, is_async)

@@ -3,99 +3,136 @@
 The only place where statements from ``backends`` and ``isolation`` meet a connection. It
 works on the driver's connection through SQLAlchemy's adapter, so that threads and tasks share
 one body (the asynchronous drivers wait through SQLAlchemy's greenlet).
+
+An *armed* connection is in the driver's autocommit mode, and BEGIN is ours: it carries the
+tenant's settings, for the transaction alone, in the same message and at no further round
+trip. It holds through savepoints, and ends with the transaction whatever ends it.
 """
 
 from __future__ import annotations
 
-import re
-from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy.sql import visitors
-from sqlalchemy.sql.elements import TextClause
-from sqlalchemy.sql.functions import Function, FunctionElement
-from sqlalchemy.sql.dml import UpdateBase
-from sqlalchemy.sql.selectable import SelectBase
+from sqlalchemy.util import LRUCache
+
+from ..errors import (
+    CallerError,
+    ConfigurationError,
+    PlacementMissingError,
+    UnsupportedError,
+)
+from ..naming import shown
+from .statements import ends_transaction, keeps_session_state
 
 if TYPE_CHECKING:
+    from ..isolation import Target
     from .pool import BucketRecord
 
-__all__ = ["clean", "leaves_nothing", "point", "text_leaves_nothing"]
+__all__ = [
+    "Reopen",
+    "begin",
+    "clean",
+    "end",
+    "end_twophase",
+    "lend_bare",
+    "point",
+    "prepare_new",
+    "refuse_statement",
+]
 
-#: Functions of which it is known that they leave nothing on a session.
-_HARMLESS = frozenset(
+_PREPARED_STATEMENTS = 100  # per tenant and connection, as SQLAlchemy's asyncpg dialect has it
+_PREPARED_TENANTS = 8
+
+_WHO = """\
+SELECT pg_catalog.pg_backend_pid(), pg_catalog.current_setting('search_path'),
+  pg_catalog.current_schema()::text"""
+_BOUND_BY_POLICIES = """\
+SELECT (r.rolsuper OR r.rolbypassrls)::int, EXISTS (
+  SELECT FROM pg_catalog.pg_class c
+  WHERE c.relrowsecurity AND pg_catalog.pg_has_role(c.relowner, 'USAGE'))::int
+FROM pg_catalog.pg_roles r WHERE r.rolname = current_user"""
+
+
+class Reopen(Exception):
+    """The connection must be opened anew with other settings; never leaves ``routing``."""
+
+
+# A new connection ---------------------------------------------------------------------------
+
+
+def prepare_new(record: BucketRecord) -> None:
+    """Make a fresh connection fit for its bucket, and verify what the bucket relies on.
+
+    Costs a round trip on connections that tenants share and on the first one to a server.
+
+    Raises:
+        ConfigurationError: The login's own path is not empty, or row policies do not bind it.
+        PlacementMissingError: The connection is not in the schema that it must be in.
     """
-    abs any array_agg avg bool_and bool_or cast ceil ceiling char_length character_length coalesce
-    concat count cume_dist current_database current_date current_schema current_time
-    current_timestamp date date_part date_trunc day dense_rank every exists extract first_value
-    floor greatest group_concat grouping ifnull iif in instr json_agg json_build_object
-    json_extract json_object jsonb_agg jsonb_build_object lag last_value lead least length
-    localtime localtimestamp lower lpad ltrim max min mod month now ntile nullif numeric over
-    percent_rank power random rank replace round row row_number rpad rtrim session_user sign
-    sqrt strftime string_agg substr substring sum sysdate to_char to_date trim trunc typeof
-    unnest upper user values varchar version year from and or not on as when then else using
-    partition by filter where select union all distinct limit offset between like
-    """.split()
-)
-_STARTS_HARMLESS = re.compile(
-    r"\s*(?:select|insert|update|delete|with|values|savepoint|release\s+savepoint|rollback\s+to)\b",
-    re.IGNORECASE,
-)
-_CALL = re.compile(r"([A-Za-z_][\w$.\"`]*)\s*\(")
-_RISKY = re.compile(
-    r";\s*\S|@\w|--|/\*|\binto\s+(?:temp|temporary|unlogged|outfile|dumpfile|pg_temp)\b",
-    re.IGNORECASE,
-)
+    target = record.target
+    if target.attach is not None:
+        assert target.translate is not None
+        name = target.backend.quote(target.translate)
+        file = target.attach.replace("'", "''")
+        _execute(record, f"ATTACH DATABASE '{file}' AS {name}")
+    if target.backend.kind != "postgresql":
+        return
+    pooled = record.pool.pooled
+    known = pooled.get(target.server.name, target.server.pooler)
+    shared_by_tenants = target.arm is not None or target.translate is not None
+    if shared_by_tenants or target.expect_schema is not None or known is None:
+        _autocommit(record, True)
+        pid, path, schema = _ask(record, _WHO)
+        pooler = target.server.pooler or int(pid) != _own_pid(record)
+        pooled[target.server.name] = pooler
+        if pooler and not known:
+            raise Reopen
+        if shared_by_tenants and path.strip('" ') not in ("", "pg_catalog"):
+            raise ConfigurationError(
+                f"the login of server {target.server.name!r} finds tables without a tenant: its "
+                "search_path must be empty where a pooler keeps it from being set at connect; "
+                "run ALTER ROLE ... SET search_path = ''"
+            )
+        if target.expect_schema is not None and schema != target.expect_schema:
+            raise PlacementMissingError(
+                f"the login of tenant {target.owner!r} is not in schema "
+                f"{shown(target.expect_schema)}; `tenantry doctor` compares the directory with "
+                "the servers",
+                tenant_id=target.tenant_id,
+            )
+        if target.rows:
+            _check_bound_by_policies(record, target)
+    record.armed = target.arm is not None or bool(pooled.get(target.server.name))
+    _autocommit(record, record.armed)
+    if target.by_path or pooled.get(target.server.name):
+        if record.driver == "psycopg":
+            # Under another path a prepared statement would be planned for the wrong tables.
+            record.driver_connection.prepare_threshold = None
+        record.prepared = LRUCache(_PREPARED_TENANTS) if record.driver == "asyncpg" else None
 
 
-@lru_cache(maxsize=1024)
-def text_leaves_nothing(statement: str) -> bool:
-    """Whether a piece of SQL text certainly leaves nothing on its session.
-
-    Plain reads and writes that call known functions only. Everything else may have left
-    something, which costs a reset; the doubt goes to safety.
-    """
-    if _STARTS_HARMLESS.match(statement) is None or _RISKY.search(statement) is not None:
-        return False
-    return all(
-        call.group(1).lower() in _HARMLESS or _is_table_of_insert(statement, call.start())
-        for call in _CALL.finditer(statement)
-    )
-
-
-def _is_table_of_insert(statement: str, position: int) -> bool:
-    """``INSERT INTO t (a, b)``: the name before that parenthesis is a table."""
-    return re.search(r"\binto\s+[\"`]?$", statement[:position], re.IGNORECASE) is not None
-
-
-def leaves_nothing(context: Any, statement: str) -> bool:
-    """Whether what *context* executes certainly leaves nothing on its session.
-
-    Answered once per compiled statement and remembered on it.
-    """
-    compiled = context.compiled
-    if compiled is None:
-        return text_leaves_nothing(statement)
-    known = getattr(compiled, "_tenantry_leaves_nothing", None)
-    if known is None:
-        known = compiled._tenantry_leaves_nothing = _statement_leaves_nothing(
-            compiled.statement, statement
+def _check_bound_by_policies(record: BucketRecord, target: Target) -> None:
+    key = (target.server.name, target.url.database)
+    if key in record.pool.policies_checked:
+        return
+    above, owner = map(int, _ask(record, _BOUND_BY_POLICIES))
+    if above or owner:
+        why = "is a superuser or has BYPASSRLS" if above else "owns tables with row policies"
+        raise ConfigurationError(
+            f"the login of server {target.server.name!r} {why}, so row-level security does not "
+            "keep tenants apart; use a login that owns nothing (`tenantry doctor` shows the roles)"
         )
-    return bool(known)
+    record.pool.policies_checked.add(key)
 
 
-def _statement_leaves_nothing(element: Any, statement: str) -> bool:
-    if isinstance(element, TextClause) or not isinstance(element, (SelectBase, UpdateBase)):
-        return text_leaves_nothing(statement)
-    for part in visitors.iterate(element):
-        if isinstance(part, TextClause) or getattr(part, "is_literal", False):
-            return text_leaves_nothing(statement)
-        # SQLAlchemy's own generic functions are all harmless; `func.anything` is a Function.
-        if isinstance(part, Function) and part.name.lower() not in _HARMLESS:
-            return False
-        if isinstance(part, FunctionElement) and not hasattr(part, "name"):
-            return False
-    return True
+def _own_pid(record: BucketRecord) -> int:
+    """The backend's process as the driver knows it; a pooler in between invents one."""
+    raw: Any = record.driver_connection
+    pid: int = raw.get_server_pid() if record.driver == "asyncpg" else raw.info.backend_pid
+    return pid
+
+
+# Each checkout ------------------------------------------------------------------------------
 
 
 def point(record: BucketRecord) -> None:
@@ -111,6 +148,135 @@ def point(record: BucketRecord) -> None:
             _run_alone(record, statement)
 
 
+def lend_bare(record: BucketRecord) -> None:
+    """Arm the session itself, for somebody who wants the driver's connection.
+
+    Raises:
+        UnsupportedError: Behind a transaction pooler a session cannot be armed.
+        PlacementMissingError: The tenant's schema does not exist.
+    """
+    record.lent += 1
+    if record.armed:
+        _arm_session(record, "raw_connection()")
+        record.armed = False
+        _autocommit(record, False)
+
+
+def _arm_session(record: BucketRecord, what: str) -> None:
+    target = record.target
+    if record.pool.pooled.get(target.server.name):
+        raise UnsupportedError(
+            f"{what} needs a session of its own, and server {target.server.name!r} is behind a "
+            "transaction pooler; use a transaction, or a server entry that goes past the pooler",
+            tenant_id=target.tenant_id,
+        )
+    if target.arm_session is None or record.session_armed:
+        return
+    record.dirty = True
+    _execute(record, target.arm_session)
+    if _ask(record, _WHO)[2] is None:
+        raise PlacementMissingError(
+            f"the schema of tenant {target.owner!r} does not exist on server "
+            f"{target.server.name!r}; `tenantry doctor` compares the directory with the servers",
+            tenant_id=target.tenant_id,
+        )
+    record.session_armed = True
+
+
+# Each transaction of an armed connection ------------------------------------------------------
+
+
+def begin(record: BucketRecord) -> None:
+    """BEGIN and the tenant's settings, in one message."""
+    target = record.target
+    if record.isolation_level == "AUTOCOMMIT":
+        _arm_session(record, "AUTOCOMMIT")
+        return
+    words = ["BEGIN"]
+    if record.isolation_level is not None:
+        words.append(f"ISOLATION LEVEL {record.isolation_level}")
+    if record.read_only_transaction or target.read_only:
+        words.append("READ ONLY")
+    if record.deferrable_transaction:
+        words.append("DEFERRABLE")
+    message = " ".join(words)
+    if target.arm is not None:
+        message += "; " + target.arm
+    if record.prepared is not None:
+        _use_prepared_of(record, target)
+    record.in_transaction = True
+    _execute(record, message)
+
+
+def end(record: BucketRecord, verb: str) -> None:
+    """COMMIT or ROLLBACK; behind a pooler what raw SQL left is taken off in the same message.
+
+    After it, the backend belongs to somebody else.
+    """
+    if not record.in_transaction:
+        return
+    if record.dirty and record.pool.pooled.get(record.target.server.name):
+        _execute(record, f"{verb}; {record.target.backend.reset_statement()}")
+        record.dirty = False
+    elif record.driver == "psycopg" and verb in ("COMMIT", "ROLLBACK"):
+        # The driver's own verbs: it forgets statements that a rollback may have undone.
+        connection: Any = record.dbapi_connection
+        connection.commit() if verb == "COMMIT" else connection.rollback()
+    else:
+        _execute(record, verb)
+    record.in_transaction = False
+
+
+def end_twophase(record: BucketRecord, verb: str, xid: str, is_prepared: bool) -> None:
+    """The second phase (or the end of a first one that was never prepared)."""
+    if is_prepared:
+        end(record, "ROLLBACK")
+        _execute(record, f"{verb} PREPARED '{xid}'")
+    else:
+        end(record, verb)
+
+
+def refuse_statement(record: BucketRecord, statement: str) -> None:
+    """Refuse text that would take the tenant's settings off, or leave them to a stranger.
+
+    Raises:
+        CallerError: It ends the transaction that carries the tenant's settings.
+        UnsupportedError: Behind a pooler it would change somebody else's session.
+    """
+    target = record.target
+    if ends_transaction(statement):
+        raise CallerError(
+            "SQL text must not begin or end the transaction that carries the tenant's settings; "
+            "use commit() and rollback() of the session or connection",
+            tenant_id=target.tenant_id,
+        )
+    if record.pool.pooled.get(target.server.name) and keeps_session_state(statement):
+        raise UnsupportedError(
+            f"server {target.server.name!r} is behind a transaction pooler, and this statement "
+            "changes the session for whoever comes next; use SET LOCAL or a transaction-level "
+            "lock, or a server entry that goes past the pooler",
+            tenant_id=target.tenant_id,
+        )
+
+
+def _use_prepared_of(record: BucketRecord, target: Target) -> None:
+    """asyncpg: statements prepared under this tenant's path, and no others."""
+    connection: Any = record.dbapi_connection
+    if connection._prepared_statement_cache is None:
+        return
+    prepared = record.prepared
+    assert prepared is not None
+    stamp = target.tenant.stamp if target.tenant is not None else ""
+    try:
+        cache = prepared[stamp]
+    except KeyError:
+        cache = prepared[stamp] = LRUCache(_PREPARED_STATEMENTS)
+    connection._prepared_statement_cache = cache
+
+
+# Each return --------------------------------------------------------------------------------
+
+
 def clean(record: BucketRecord) -> None:
     """Take off what the work before may have left; close the connection if that cannot be.
 
@@ -119,17 +285,38 @@ def clean(record: BucketRecord) -> None:
     connection = record.dbapi_connection
     assert connection is not None
     dirty = record.dirty or record.lent > 0
-    if record.in_transaction or dirty:
+    if record.armed:
+        end(record, "ROLLBACK")
+        dirty = record.dirty or record.lent > 0
+    elif record.in_transaction or dirty:
         connection.rollback()
         record.in_transaction = False
-    if not dirty:
-        return
-    statement = record.target.backend.reset_statement()
-    if statement is None:
-        record.close()
-        return
-    _run_alone(record, statement)
-    record.dirty = False
+    pooled = bool(record.pool.pooled.get(record.target.server.name))
+    if dirty and not pooled:
+        statement = record.target.backend.reset_statement()
+        if statement is None:
+            record.close()
+            return
+        _run_alone(record, statement)
+        record.dirty = False
+    if record.target.arm is not None or pooled:
+        if not _is_idle(record):
+            record.close()
+            return
+        if not record.armed:
+            record.armed = True
+            _autocommit(record, True)
+
+
+def _is_idle(record: BucketRecord) -> bool:
+    """Whether the driver knows of no transaction; asks nobody."""
+    raw: Any = record.driver_connection
+    if record.driver == "asyncpg":
+        return not raw.is_closed() and not raw.is_in_transaction()
+    return int(raw.info.transaction_status) == 0
+
+
+# Statements of ours ---------------------------------------------------------------------------
 
 
 def _select_database(record: BucketRecord, database: str) -> None:
@@ -143,30 +330,71 @@ def _select_database(record: BucketRecord, database: str) -> None:
 
 def _run_alone(record: BucketRecord, statement: str) -> None:
     """Run *statement* (or several) outside any transaction, in one round trip."""
-    connection: Any = record.dbapi_connection
-    driver = record.target.url.get_driver_name()
-    if driver == "asyncpg":
-        connection.run_async(lambda raw: raw.execute(statement))
-    elif driver in ("psycopg", "psycopg2"):
+    if record.driver in ("psycopg", "psycopg2"):
+        connection: Any = record.dbapi_connection
         before = connection.autocommit
-        connection.autocommit = True
-        _execute(record, statement, driver)
-        connection.autocommit = before
+        _autocommit(record, True)
+        _execute(record, statement)
+        _autocommit(record, before)
     else:
-        _execute(record, statement, driver)
+        _execute(record, statement)
 
 
-def _execute(record: BucketRecord, statement: str, driver: str) -> None:
+def _autocommit(record: BucketRecord, value: bool) -> None:
     connection: Any = record.dbapi_connection
-    if driver == "psycopg":
-        # Never prepared: several statements cannot be, and this one would deallocate itself.
+    if connection.autocommit != value:
+        connection.autocommit = value
+
+
+def _execute(record: BucketRecord, statement: str) -> None:
+    connection: Any = record.dbapi_connection
+    if record.driver == "asyncpg":
+        connection.run_async(lambda raw: raw.execute(statement))
+    elif record.driver == "psycopg":
+        # Never prepared: several statements cannot be, and a reset would deallocate itself.
         if record.is_async:
             connection.run_async(lambda raw: raw.execute(statement, prepare=False))
         else:
             connection.execute(statement, prepare=False)
-        return
+    else:
+        cursor = connection.cursor()
+        try:
+            cursor.execute(statement)
+        finally:
+            cursor.close()
+
+
+def _ask(record: BucketRecord, query: str) -> tuple[Any, ...]:
+    """The only row of a query, in one round trip and, in autocommit, a transaction of its own."""
+    connection: Any = record.dbapi_connection
+    if record.driver == "asyncpg":
+        return _ask_by_copy(connection, query)
+    if record.driver == "psycopg" and record.is_async:
+
+        async def fetch(raw: Any) -> Any:
+            return await (await raw.execute(query, prepare=False)).fetchone()
+
+        return tuple(connection.run_async(fetch))
+    if record.driver == "psycopg":
+        return tuple(connection.execute(query, prepare=False).fetchone())
     cursor = connection.cursor()
     try:
-        cursor.execute(statement)
+        cursor.execute(query)
+        return tuple(cursor.fetchone())
     finally:
         cursor.close()
+
+
+def _ask_by_copy(connection: Any, query: str) -> tuple[Any, ...]:
+    """asyncpg reads rows through prepared statements, which a pooler may send elsewhere.
+
+    COPY is one message and needs none.
+    """
+    received = bytearray()
+
+    async def keep(data: bytes) -> None:
+        received.extend(data)
+
+    connection.run_async(lambda raw: raw.copy_from_query(query, output=keep))
+    fields = received.decode().rstrip("\n").split("\t")
+    return tuple(None if field == "\\N" else field for field in fields)

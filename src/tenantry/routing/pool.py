@@ -21,19 +21,32 @@ from sqlalchemy import event
 from sqlalchemy.engine.interfaces import DBAPIConnection, Dialect
 from sqlalchemy.pool import Pool, PoolResetState
 from sqlalchemy.pool.base import ConnectionPoolEntry, _ConnectionRecord
+from sqlalchemy.util import LRUCache
 from sqlalchemy.util.concurrency import await_only
 
 from .. import context, events
 from ..errors import CrossTenantError, PlacementMissingError, ServerUnavailableError, TenantryError
 from ..isolation import Target
-from ..tenant import Tenant
 from . import guard
 from .limits import Budget, Grant
 
-__all__ = ["BucketRecord", "RoutedPool", "target_of_checkout"]
+__all__ = ["BucketRecord", "RoutedPool", "record_of", "target_of_checkout"]
 
 #: The target of the checkout under way in this thread or task; set by the engine alone.
 target_of_checkout: ContextVar[Target | None] = ContextVar("tenantry_target", default=None)
+
+# The records of connections whose dialect is asked by driver connection alone. Entries are
+# overwritten when an address is used again, and a found one is compared before it is believed.
+_by_connection: weakref.WeakValueDictionary[int, BucketRecord] = weakref.WeakValueDictionary()
+
+
+def record_of(connection: object) -> BucketRecord | None:
+    """The record of a driver connection (as SQLAlchemy adapts it), if it is armed."""
+    record = _by_connection.get(id(connection))
+    if record is None or record.dbapi_connection is not connection or not record.armed:
+        return None
+    return record
+
 
 # Connections inherited by a forked child. They belong to the parent: they must neither be used
 # nor closed here (closing would end the parent's session), so they are kept for ever.
@@ -44,6 +57,9 @@ class BucketRecord(_ConnectionRecord):
     """SQLAlchemy's record of one connection, and what the guard must know of it.
 
     *target* is what it serves now, *database* where it points (servers that can be switched),
+    *armed* whether BEGIN is ours, *session_armed* whether the session itself was armed,
+    *isolation_level* and what follows the options of the next BEGIN, *prepared* the statements
+    prepared for each tenant (asyncpg),
     *in_transaction* whether BEGIN was sent and not ended, *dirty* whether a statement may have
     left something on the session, *lent* how often the connection was handed out bare.
     """
@@ -55,7 +71,10 @@ class BucketRecord(_ConnectionRecord):
         self.loop = pool.running_loop()
         self.is_async = pool._dialect.is_async
         self.epoch = pool.epoch
+        self.driver = target.url.get_driver_name()
         self.database: str | None = None
+        self.armed = False
+        self.prepared: LRUCache[str, Any] | None = None
         self.lend(target)
 
     def lend(self, target: Target) -> None:
@@ -65,11 +84,15 @@ class BucketRecord(_ConnectionRecord):
         self.in_transaction = False
         self.dirty = False
         self.lent = 0
+        self.session_armed = False
+        self.isolation_level: str | None = None
+        self.read_only_transaction = False
+        self.deferrable_transaction = False
 
     def get_connection(self) -> DBAPIConnection:
         """The open connection, pointed and armed; opened first if need be."""
         was_open = self.dbapi_connection is not None
-        connection = super().get_connection()
+        connection = self._connected()
         try:
             guard.point(self)
         except self.pool.driver_error:
@@ -77,10 +100,23 @@ class BucketRecord(_ConnectionRecord):
                 raise
             # It died while it was idle (a server's idle timeout); nothing was sent yet.
             self.invalidate()
-            self.database = None
-            connection = super().get_connection()
+            connection = self._connected()
             guard.point(self)
         self.lent = 0
+        return connection
+
+    def _connected(self) -> DBAPIConnection:
+        before = self.dbapi_connection
+        connection = super().get_connection()
+        if connection is before:
+            return connection
+        try:
+            guard.prepare_new(self)
+        except guard.Reopen:
+            self.close()
+            connection = super().get_connection()
+            guard.prepare_new(self)
+        _by_connection[id(connection)] = self
         return connection
 
     def check_current(self) -> None:
@@ -137,7 +173,7 @@ class RoutedPool(Pool):
     def __init__(
         self,
         budget: Budget,
-        open_connection: Callable[[Dialect, Target], DBAPIConnection],
+        open_connection: Callable[[Dialect, Target, bool], DBAPIConnection],
         decide: Callable[[], Target],
         **options: Any,
     ) -> None:
@@ -145,6 +181,10 @@ class RoutedPool(Pool):
         self._open = open_connection
         self._decide = decide
         self.epoch = 0
+        #: By server: whether a transaction pooler stands before it.
+        self.pooled: dict[str, bool] = {}
+        #: Servers and databases whose row policies bind the login.
+        self.policies_checked: set[tuple[str, str | None]] = set()
         self._out: weakref.WeakSet[BucketRecord] = weakref.WeakSet()
         self._out_lock = threading.Lock()
         self._retired: set[Hashable] = set()
@@ -217,9 +257,10 @@ class RoutedPool(Pool):
         assert isinstance(record, BucketRecord)
         started = time.monotonic()
         record.database = None
+        record.armed = False
         record.epoch = self.epoch
         try:
-            connection = self._open(self._dialect, record.target)
+            connection = self._open_as_known(record.target)
         except (ServerUnavailableError, PlacementMissingError) as error:
             self._budget.failed(record.bucket_key, _same_error(error))
             raise
@@ -232,6 +273,20 @@ class RoutedPool(Pool):
             )
         return connection
 
+    def _open_as_known(self, target: Target) -> DBAPIConnection:
+        dialect = self._dialect
+        assert isinstance(dialect, Dialect)
+        name = target.server.name
+        pooled = bool(self.pooled.get(name, target.server.pooler))
+        try:
+            return self._open(dialect, target, pooled)
+        except ServerUnavailableError as error:
+            # PgBouncer takes no settings at connect (its manual: ignore_startup_parameters).
+            if pooled or "unsupported startup parameter" not in str(error.__cause__):
+                raise
+        self.pooled[name] = True
+        return self._open(dialect, target, True)
+
     def _close(self, record: BucketRecord, reason: str) -> None:
         if record.can_close_here():
             record.close()
@@ -239,9 +294,7 @@ class RoutedPool(Pool):
             record.abandon()
         if events.listening():
             events.emit(
-                events.ConnectionClosed(
-                    record.target.tenant_id, record.target.server.name, reason
-                )
+                events.ConnectionClosed(record.target.tenant_id, record.target.server.name, reason)
             )
 
     def _close_idle(self, wanted: Callable[[BucketRecord], bool], reason: str) -> None:

@@ -1,0 +1,118 @@
+"""What a statement may leave on its session, and what it must not try.
+
+Answered from the statement alone, once for each; the doubt goes to safety.
+"""
+
+from __future__ import annotations
+
+import re
+from functools import lru_cache
+from typing import Any
+
+from sqlalchemy.sql import visitors
+from sqlalchemy.sql.elements import TextClause
+from sqlalchemy.sql.functions import Function, FunctionElement
+from sqlalchemy.sql.dml import UpdateBase
+from sqlalchemy.sql.selectable import SelectBase
+
+__all__ = ["ends_transaction", "keeps_session_state", "leaves_nothing", "text_leaves_nothing"]
+
+#: Functions of which it is known that they leave nothing on a session.
+_HARMLESS = frozenset(
+    """
+    abs any array_agg avg bool_and bool_or cast ceil ceiling char_length character_length coalesce
+    concat count cume_dist current_database current_date current_schema current_time
+    current_timestamp date date_part date_trunc day dense_rank every exists extract first_value
+    floor greatest group_concat grouping ifnull iif in instr json_agg json_build_object
+    json_extract json_object jsonb_agg jsonb_build_object lag last_value lead least length
+    localtime localtimestamp lower lpad ltrim max min mod month now ntile nullif numeric over
+    percent_rank power random rank replace round row row_number rpad rtrim session_user sign
+    sqrt strftime string_agg substr substring sum sysdate to_char to_date trim trunc typeof
+    unnest upper user values varchar version year from and or not on as when then else using
+    partition by filter where select union all distinct limit offset between like
+    """.split()
+)
+_STARTS_HARMLESS = re.compile(
+    r"\s*(?:select|insert|update|delete|with|values|savepoint|release\s+savepoint|rollback\s+to)\b",
+    re.IGNORECASE,
+)
+_CALL = re.compile(r"([A-Za-z_][\w$.\"`]*)\s*\(")
+_RISKY = re.compile(
+    r";\s*\S|@\w|--|/\*|\binto\s+(?:temp|temporary|unlogged|outfile|dumpfile|pg_temp)\b",
+    re.IGNORECASE,
+)
+
+
+@lru_cache(maxsize=1024)
+def text_leaves_nothing(statement: str) -> bool:
+    """Whether a piece of SQL text certainly leaves nothing on its session.
+
+    Plain reads and writes that call known functions only. Everything else may have left
+    something, which costs a reset; the doubt goes to safety.
+    """
+    if _STARTS_HARMLESS.match(statement) is None or _RISKY.search(statement) is not None:
+        return False
+    return all(
+        call.group(1).lower() in _HARMLESS or _is_table_of_insert(statement, call.start())
+        for call in _CALL.finditer(statement)
+    )
+
+
+def _is_table_of_insert(statement: str, position: int) -> bool:
+    """``INSERT INTO t (a, b)``: the name before that parenthesis is a table."""
+    return re.search(r"\binto\s+[\"`]?$", statement[:position], re.IGNORECASE) is not None
+
+
+def leaves_nothing(context: Any, statement: str) -> bool:
+    """Whether what *context* executes certainly leaves nothing on its session.
+
+    Answered once per compiled statement and remembered on it.
+    """
+    compiled = context.compiled
+    if compiled is None:
+        return text_leaves_nothing(statement)
+    known = getattr(compiled, "_tenantry_leaves_nothing", None)
+    if known is None:
+        known = compiled._tenantry_leaves_nothing = _statement_leaves_nothing(
+            compiled.statement, statement
+        )
+    return bool(known)
+
+
+def _statement_leaves_nothing(element: Any, statement: str) -> bool:
+    if isinstance(element, TextClause) or not isinstance(element, (SelectBase, UpdateBase)):
+        return text_leaves_nothing(statement)
+    for part in visitors.iterate(element):
+        if isinstance(part, TextClause) or getattr(part, "is_literal", False):
+            return text_leaves_nothing(statement)
+        # SQLAlchemy's own generic functions are all harmless; `func.anything` is a Function.
+        if isinstance(part, Function) and part.name.lower() not in _HARMLESS:
+            return False
+        if isinstance(part, FunctionElement) and not hasattr(part, "name"):
+            return False
+    return True
+
+
+_TRANSACTION = re.compile(
+    r"\s*(?:begin|start\s+transaction|commit|end|abort|prepare\s+transaction"
+    r"|rollback(?!\s+(?:work\s+|transaction\s+)?to\b))\b",
+    re.IGNORECASE,
+)
+_SESSION_STATE = re.compile(
+    r"\s*(?:set\s+(?!local\b|transaction\b|constraints\b)|reset\b|listen\b|unlisten\b|load\b"
+    r"|prepare\s+(?!transaction\b)|deallocate\b|discard\b"
+    r"|declare\b.*\bwith\s+hold\b|create\s+(?:local\s+|global\s+)?temp)"
+    r"|\bpg_(?:try_)?advisory_lock(?:_shared)?\s*\("
+    r"|\bset_config\s*\([^)]*,\s*(?:false|'f'|0)\s*\)",
+    re.IGNORECASE | re.DOTALL,
+)
+
+
+def ends_transaction(statement: str) -> bool:
+    """Whether a piece of SQL text begins or ends a transaction behind SQLAlchemy's back."""
+    return _TRANSACTION.match(statement) is not None
+
+
+def keeps_session_state(statement: str) -> bool:
+    """Whether a piece of SQL text certainly leaves something that outlives its transaction."""
+    return _SESSION_STATE.search(statement) is not None
