@@ -23,7 +23,9 @@
     |   |-- PlacementMissingError        the server answers, the database is gone
     |   |-- DirectoryUnavailableError    the directory cannot be read
     |   |-- BudgetExhaustedError         no connection became free in time
-    |   `-- ProvisionError               a tenant could not be created or deleted
+    |   |-- ProvisionError               a tenant could not be created or deleted
+    |   |-- MigrationError               a revision could not be applied
+    |   `-- FleetError                   fleet work failed for some tenants
     `-- ConfigurationError               the developer's settings are wrong
         |-- DuplicatePlacementError      two tenants in one place
         |-- DirectoryFileError           an unreadable TOML file
@@ -193,6 +195,16 @@ class ProvisionError(OperatorError):
     """the tenant could not be created or deleted; run the same command again, every step
     may be repeated.
     """
+
+
+class MigrationError(OperatorError):
+    """a revision could not be applied to the tenant, which stands at its last complete one;
+    repair the cause and run the same command again.
+    """
+
+
+class FleetError(OperatorError):
+    """the work failed for some tenants; the message names them."""
 
 
 class ConfigurationError(TenantryError):

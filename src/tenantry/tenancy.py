@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from sqlalchemy import Engine, MetaData
 from sqlalchemy.engine import URL
 from sqlalchemy.ext.asyncio import AsyncEngine
-from sqlalchemy.orm import sessionmaker
 
 from . import context
 from .directory import Directory
@@ -23,7 +22,12 @@ from .routing import Budget, RoutedEngine, Router
 from .servers import Server
 from .tenant import Placement, Tenant
 
+if TYPE_CHECKING:
+    from .fleet import Report, Selection
+
 __all__ = ["Tenancy"]
+
+T = TypeVar("T")
 
 
 class Tenancy:
@@ -310,6 +314,47 @@ class Tenancy:
             table for table in metadata.sorted_tables if is_shared(table) is (engine._pin is None)
         ]
         metadata.create_all(engine, tables=tables)
+
+    # Every tenant ---------------------------------------------------------------------------
+
+    def each(
+        self,
+        fn: Callable[[Tenant], Any],
+        *,
+        tenants: Selection | Sequence[str | Tenant] | None = None,
+        workers: int = 4,
+        failure_budget: int | None = None,
+    ) -> Report:
+        """Call ``fn(tenant)`` for many tenants, each current in its turn; see :mod:`fleet`.
+
+        *tenants* are ids or a :class:`~tenantry.fleet.Selection`; ``None`` means all. Those that
+        serve no requests now are skipped. An exception is part of the report and ends nobody
+        else, until more than *failure_budget* tenants failed.
+
+        Raises:
+            UnknownTenantError: An id names nobody.
+        """
+        from .fleet import runner
+
+        return runner.each(
+            self, fn, tenants=tenants, workers=workers, failure_budget=failure_budget
+        )
+
+    def map(
+        self,
+        fn: Callable[[Tenant], T],
+        *,
+        tenants: Selection | Sequence[str | Tenant] | None = None,
+        workers: int = 4,
+    ) -> Iterator[tuple[str, T]]:
+        """``(tenant id, fn(tenant))`` for many tenants, in their order, read as they are needed.
+
+        Raises:
+            FleetError: A call failed; names the tenant, and the exception is its cause.
+        """
+        from .fleet import runner
+
+        return runner.map_tenants(self, fn, tenants=tenants, workers=workers)
 
     # End ------------------------------------------------------------------------------------
 

@@ -1,0 +1,68 @@
+"""``tenantry doctor``: the directory compared with the servers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from .. import fleet
+from . import render
+from .options import (
+    Application,
+    application_options,
+    chosen,
+    json_option,
+    pass_application,
+    selection_options,
+    workers_option,
+)
+
+__all__ = ["doctor"]
+
+
+@click.command()
+@selection_options
+@workers_option
+@json_option
+@application_options
+@pass_application
+def doctor(application: Application, /, workers: int, as_json: bool, **options: Any) -> None:
+    """Compare the directory with the servers.
+
+    Is every tenant's place reachable, no other tenant's, and what it claims to be? The servers
+    themselves are asked, so two names of one machine or two links to one file are found. Ends
+    with 1 if something is wrong.
+    """
+    tenancy = application.tenancy
+    selected = any(options.values())
+    known = chosen(application, options)
+    diagnosis = fleet.diagnose(tenancy, known, workers=workers, orphans=not selected)
+    if as_json:
+        render.document(
+            {
+                "verb": "doctor",
+                "ok": diagnosis.ok,
+                "tenants": diagnosis.tenants,
+                "servers": diagnosis.servers,
+                "seconds": round(diagnosis.seconds, 3),
+                "findings": [each.as_dict() for each in diagnosis.findings],
+            }
+        )
+        render.finish(diagnosis.exit_code)
+        return
+    for name, version in sorted(diagnosis.servers.items()):
+        render.say(f"server {name}: {version}")
+    if diagnosis.findings:
+        rows = [
+            [each.severity, each.code, each.tenant_id, each.message] for each in diagnosis.findings
+        ]
+        render.table(["severity", "finding", "tenant", "what"], rows)
+        for repair in dict.fromkeys(line for each in diagnosis.findings for line in each.repair):
+            render.say(f"repair: {repair}")
+    wrong = sum(each.severity == "error" for each in diagnosis.findings)
+    render.say(
+        f"doctor: {diagnosis.tenants} tenants, {wrong} errors, "
+        f"{len(diagnosis.findings) - wrong} other findings in {diagnosis.seconds:.1f} s"
+    )
+    render.finish(diagnosis.exit_code)

@@ -1,0 +1,244 @@
+"""Plain connections for fleet work: to a tenant's place in any state, or to a server itself.
+
+Requests go through the routed engine, which refuses tenants that are not to be served. Fleet
+work creates, repairs and deletes exactly those, so it connects by itself, outside the budget of
+the application and without any pool that an application could borrow from.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import replace
+from pathlib import Path
+from typing import TypeVar
+
+from sqlalchemy import Connection, Engine, create_engine
+from sqlalchemy.pool import NullPool
+
+from ..backends import Backend, SQLite, backend_of
+from ..directory.base import server_of
+from ..errors import PlacementMissingError
+from ..isolation import Target
+from ..routing.connect import open_connection
+from ..servers import Server
+from ..tenant import Placement, Tenant
+
+__all__ = ["Access", "Place"]
+
+A = TypeVar("A", bound="Access")
+_target: ContextVar[Target] = ContextVar("tenantry_fleet_target")
+
+
+class Place:
+    """One physical place: a database, or a schema in one, and the tenants that live there."""
+
+    __slots__ = ("backend", "database", "key", "schema", "server", "tenants")
+
+    def __init__(self, server: Server, placement: Placement, *tenants: Tenant) -> None:
+        self.server = server
+        self.backend: Backend = backend_of(server)
+        database, schema = placement.database, placement.schema
+        if schema is not None and server.kind == "mysql":
+            database, schema = schema, None  # a schema is a database there
+        if schema is not None and isinstance(self.backend, SQLite):
+            database, schema = database or f"{schema}.db", None  # a file that is attached
+        self.database = database
+        self.schema = schema
+        self.tenants = list(tenants)
+        self.key = (server.name, self.database or "", self.schema or "")
+
+    @property
+    def name(self) -> str:
+        """The id of the (first) tenant that lives here, for messages, events and the journal."""
+        return self.tenants[0].id if self.tenants else "(shared)"
+
+    def file(self) -> Path:
+        """The tenant's file (SQLite only)."""
+        assert isinstance(self.backend, SQLite)
+        return self.backend.file(self.server, self.database)
+
+    def __repr__(self) -> str:
+        return f"<Place {'/'.join(part for part in self.key if part)}>"
+
+
+class Access:
+    """Opens connections of fleet work; one engine per server, so that each is met once.
+
+    Safe for threads. With *keep*, closed connections to a database are kept for the next
+    caller, at most *keep* of them over all servers.
+    """
+
+    def __init__(self, servers: Mapping[str, Server], *, keep: int = 0) -> None:
+        self._servers = servers
+        self._keep = keep
+        self._engines: dict[tuple[str, bool], Engine] = {}
+        self._idle: list[tuple[tuple[str, bool, str | None], Connection]] = []
+        self._lock = threading.Lock()
+
+    def place(self, tenant: Tenant) -> Place:
+        """Where *tenant* lives.
+
+        Raises:
+            ConfigurationError: Its server is not configured.
+        """
+        return Place(server_of(tenant, self._servers), tenant.placement, tenant)
+
+    def places(self, tenants: list[Tenant]) -> list[Place]:
+        """Every place of *tenants* once; those with ``rows`` isolation share theirs."""
+        places: dict[tuple[str, str, str], Place] = {}
+        for tenant in tenants:
+            place = self.place(tenant)
+            places.setdefault(place.key, place)
+            if places[place.key] is not place:
+                places[place.key].tenants.append(tenant)
+        return list(places.values())
+
+    @contextmanager
+    def connect(
+        self,
+        server: Server,
+        database: str | None = None,
+        *,
+        admin: bool = False,
+        autocommit: bool = False,
+        tenant: Tenant | None = None,
+    ) -> Iterator[Connection]:
+        """A connection to *database* of *server* (``None``: the server's own database).
+
+        *admin* uses the server's admin login, if it has one. The connection is rolled back at
+        the end and closed or kept.
+
+        Raises:
+            PlacementMissingError: The database does not exist.
+            ServerUnavailableError: The server does not answer.
+        """
+        login = admin and server.admin is not None
+        key = (server.name, login, database)
+        connection = self._take(key)
+        if connection is None:
+            connection = self._open(server, database, login, tenant)
+        if autocommit:
+            connection = connection.execution_options(isolation_level="AUTOCOMMIT")
+        try:
+            yield connection
+        except BaseException:
+            connection.invalidate()
+            connection.close()
+            raise
+        if connection.in_transaction():
+            connection.rollback()
+        if autocommit or not self._give(key, connection):
+            connection.close()
+
+    @contextmanager
+    def enter(self, place: Place, *, autocommit: bool = False) -> Iterator[Connection]:
+        """A connection to *place*, its schema first on the path; whatever the tenant's state.
+
+        Raises:
+            PlacementMissingError: The place does not exist.
+            ServerUnavailableError: The server does not answer.
+        """
+        tenant = place.tenants[0] if place.tenants else None
+        if isinstance(place.backend, SQLite) and not place.file().exists():
+            raise missing(place)
+        with self.connect(
+            place.server, place.database, autocommit=autocommit, tenant=tenant
+        ) as connection:
+            if place.schema is not None and place.server.kind == "postgresql":
+                point(connection, place.schema)
+            yield connection
+
+    def close(self) -> None:
+        """Close what was kept."""
+        with self._lock:
+            idle, self._idle = self._idle, []
+        for _, connection in idle:
+            connection.close()
+
+    def __enter__(self: A) -> A:  # noqa: PYI019
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def engine(self, server: Server, *, admin: bool = False) -> Engine:
+        """The engine of a server; its connections go where :meth:`connect` says."""
+        key = (server.name, admin)
+        with self._lock:
+            engine = self._engines.get(key)
+            if engine is None:
+                engine = self._engines[key] = _engine(server)
+            return engine
+
+    def _open(
+        self, server: Server, database: str | None, login: bool, tenant: Tenant | None
+    ) -> Connection:
+        used = server
+        if login:
+            assert server.admin is not None
+            used = replace(server.admin, name=server.name, create_missing=server.create_missing)
+        backend = backend_of(used)
+        driver = backend.driver(used, is_async=False)
+        if isinstance(backend, SQLite):
+            url = used.url.set(drivername=f"sqlite+{driver}", database=":memory:")
+            if database is not None:
+                url = backend.url(used, database, driver)
+        else:
+            url = backend.url(used, database, driver)
+        target = Target(tenant=tenant, server=used, backend=backend, bucket=(), url=url)
+        token = _target.set(target)
+        try:
+            return self.engine(used, admin=login).connect()
+        finally:
+            _target.reset(token)
+
+    def _take(self, key: tuple[str, bool, str | None]) -> Connection | None:
+        with self._lock:
+            for index in range(len(self._idle) - 1, -1, -1):
+                if self._idle[index][0] == key:
+                    return self._idle.pop(index)[1]
+        return None
+
+    def _give(self, key: tuple[str, bool, str | None], connection: Connection) -> bool:
+        if not self._keep or connection.closed or connection.invalidated:
+            return False
+        with self._lock:
+            self._idle.append((key, connection))
+            surplus = [self._idle.pop(0)[1] for _ in range(max(0, len(self._idle) - self._keep))]
+        for each in surplus:
+            each.close()
+        return True
+
+
+def point(connection: Connection, schema: str) -> None:
+    """Put *schema* first on the path of this connection, until somebody points it anew."""
+    quoted = '"' + schema.replace('"', '""') + '"'
+    connection.exec_driver_sql(
+        f"SET SESSION search_path TO {quoted}, pg_temp",
+        execution_options={"no_parameters": True},
+    )
+    connection.commit()
+
+
+def missing(place: Place) -> PlacementMissingError:
+    """The error for a place that should be there."""
+    return PlacementMissingError(
+        f"the place of tenant {place.name!r} does not exist on server {place.server.name!r}; "
+        "`tenantry create` makes it, `tenantry doctor` compares the directory with the servers",
+        tenant_id=place.name if place.tenants else None,
+    )
+
+
+def _engine(server: Server) -> Engine:
+    backend = backend_of(server)
+    driver = backend.driver(server, is_async=False)
+    url = server.url.set(drivername=f"{backend.dialect_name(server)}+{driver}")
+    engine: Engine = create_engine(
+        url,
+        poolclass=NullPool,
+        creator=lambda: open_connection(engine.dialect, _target.get(), False),
+    )
+    return engine

@@ -1,0 +1,90 @@
+"""One worker per tenant and verb, over all processes and machines: locks held by the servers.
+
+A lock ends with its holder, however that ends. So a tenant in state ``creating`` whose lock is
+free was left behind by a crash.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sqlite3
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from sqlalchemy import text
+
+from ..backends import SQLite
+from ..backends.places import places_of
+from .access import Access, Place
+
+__all__ = ["holding"]
+
+
+@contextlib.contextmanager
+def holding(
+    access: Access, place: Place, verb: str, *, wait_seconds: float = 0.0
+) -> Iterator[bool]:
+    """Hold the lock of *verb* on *place* for the block; says whether it was got in time.
+
+    *wait_seconds* is how long another holder is waited for.
+    """
+    name = f"{verb}:{'/'.join(place.key[1:])}"
+    if isinstance(place.backend, SQLite):
+        file = place.file()
+        with _file_lock(file.with_name(f".{file.name[:200]}.{verb}.lock"), wait_seconds) as got:
+            yield got
+        return
+    (take, parameters), (free, _) = places_of(place.backend).lock(name)
+    deadline = time.monotonic() + wait_seconds
+    with access.connect(place.server, admin=True, autocommit=True) as connection:
+        pause = 0.01
+        while not connection.execute(text(take), dict(parameters)).scalar():
+            if time.monotonic() >= deadline:
+                yield False
+                return
+            time.sleep(pause)
+            pause = min(pause * 2, 0.5)
+        try:
+            yield True
+        finally:
+            with contextlib.suppress(Exception):  # the lock ends with the connection anyway
+                connection.execute(text(free), dict(parameters))
+
+
+@contextlib.contextmanager
+def _file_lock(path: Path, wait_seconds: float) -> Iterator[bool]:
+    """An SQLite database that is held exclusively: the lock of every platform that runs SQLite."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    deadline = time.monotonic() + wait_seconds
+    while (connection := _try_file(path)) is None:
+        if time.monotonic() >= deadline:
+            yield False
+            return
+        time.sleep(0.02)
+    try:
+        yield True
+    finally:
+        # Removed while held: whoever opened it before finds that it is not at its place any more.
+        path.unlink(missing_ok=True)
+        connection.close()
+
+
+def _try_file(path: Path) -> sqlite3.Connection | None:
+    with contextlib.suppress(FileExistsError):
+        path.touch(exist_ok=False)
+    try:
+        before = path.stat()
+        connection = sqlite3.connect(path, timeout=0, isolation_level=None)
+    except (FileNotFoundError, sqlite3.OperationalError):
+        return None
+    try:
+        connection.execute("PRAGMA journal_mode = MEMORY")
+        connection.execute("BEGIN EXCLUSIVE")
+        after = path.stat()
+        if (before.st_dev, before.st_ino) == (after.st_dev, after.st_ino):
+            return connection
+    except (FileNotFoundError, sqlite3.OperationalError):
+        pass
+    connection.close()
+    return None

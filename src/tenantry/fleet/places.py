@@ -1,0 +1,202 @@
+"""Makes, removes and looks at places: a database, a schema, a file. Every step may be repeated."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sqlite3
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from sqlalchemy import Connection, text
+
+from ..backends import SQLite, backend_of
+from ..backends.places import places_of
+from ..errors import UnsupportedError
+from ..servers import Server
+from ..tenant import Isolation
+from .access import Access, Place
+
+__all__ = ["drop_place", "exec_all", "make_place", "names_on", "place_exists"]
+
+#: What SQLite keeps beside a database file.
+COMPANIONS = ("-wal", "-shm", "-journal")
+
+
+def place_exists(access: Access, place: Place) -> bool:
+    """Whether the database, schema or file is there.
+
+    Raises:
+        ServerUnavailableError: The server does not answer.
+    """
+    if isinstance(place.backend, SQLite):
+        return place.file().exists()
+    places = places_of(place.backend)
+    if place.database is not None and not _has_database(access, place.server, place.database):
+        return False
+    if place.schema is None:
+        return True
+    with access.connect(place.server, place.database, admin=True) as connection:
+        query, parameters = places.schema_exists(place.schema)
+        return connection.execute(text(query), dict(parameters)).first() is not None
+
+
+def make_place(access: Access, place: Place, *, template: str | None = None) -> bool:
+    """Make what is missing of *place*, empty; says whether anything was made.
+
+    Raises:
+        ServerUnavailableError: The server does not answer.
+    """
+    if isinstance(place.backend, SQLite):
+        return _make_file(place)
+    if place_exists(access, place):
+        return False
+    places = places_of(place.backend)
+    owner = places.owner(place.server)
+    made = False
+    if place.database is not None and not _has_database(access, place.server, place.database):
+        place.backend.check_database_name(place.server, place.database)
+        with access.connect(place.server, admin=True, autocommit=True) as connection:
+            exec_all(
+                connection,
+                *places.create_database(place.database, owner=owner, template=template),
+            )
+        made = True
+    if place.schema is not None:
+        place.backend.check_database_name(place.server, place.schema)
+        with access.connect(place.server, place.database, admin=True) as connection:
+            exec_all(connection, *places.create_schema(place.schema, owner=owner))
+            connection.commit()
+        made = True
+    return made
+
+
+def drop_place(access: Access, place: Place) -> bool:
+    """Remove *place* and all in it; says whether it was there.
+
+    The database around a schema stays. Places with ``rows`` isolation are refused: others
+    live there too.
+
+    Raises:
+        ServerUnavailableError: The server does not answer.
+    """
+    if any(each.placement.isolation is Isolation.ROWS for each in place.tenants):
+        raise UnsupportedError(
+            f"tenant {place.name!r} lives in rows of shared tables; its place is not dropped",
+            tenant_id=place.name,
+        )
+    if isinstance(place.backend, SQLite):
+        return remove_file(place.file())
+    if not place_exists(access, place):
+        return False
+    places = places_of(place.backend)
+    if place.schema is not None:
+        with access.connect(place.server, place.database, admin=True) as connection:
+            exec_all(connection, *places.drop_schema(place.schema))
+            connection.commit()
+        return True
+    if place.database is None or place.database == place.server.url.database:
+        raise UnsupportedError(
+            f"tenant {place.name!r} lives in the own database of server "
+            f"{place.server.name!r}; that is not dropped",
+            tenant_id=place.name,
+        )
+    with access.connect(place.server, admin=True, autocommit=True) as connection:
+        exec_all(connection, *places.drop_database(place.database))
+    return True
+
+
+def names_on(access: Access, server: Server) -> list[str]:
+    """The databases of *server*, or for SQLite the database files below its root."""
+    if server.kind == "sqlite":
+        root = server.root
+        if not root.is_dir():
+            return []
+        return sorted(
+            str(file.relative_to(root))
+            for file in root.rglob("*")
+            if file.is_file() and _is_database_file(file)
+        )
+    places = places_of(backend_of(server))
+    with access.connect(server, admin=True) as connection:
+        return [str(row[0]) for row in connection.execute(text(places.list_databases))]
+
+
+def exec_all(connection: Connection, *statements: str) -> None:
+    """Run statements as they are: a percent sign or a colon is only itself."""
+    for statement in statements:
+        connection.exec_driver_sql(statement, execution_options={"no_parameters": True})
+
+
+@contextlib.contextmanager
+def new_file(final: Path) -> Iterator[Path]:
+    """A temporary file beside *final*, which it becomes when the block ends without an error.
+
+    It appears at once and whole, with its data and its name on the disk; an existing file is
+    never replaced.
+    """
+    final.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=f".{final.name[:80]}.", suffix=".new", dir=final.parent)
+    os.close(handle)
+    draft = Path(name)
+    try:
+        yield draft
+        with draft.open("rb") as file:
+            os.fsync(file.fileno())
+        os.link(draft, final)
+        sync_folder(final.parent)
+    finally:
+        for each in (draft, *(Path(f"{draft}{end}") for end in COMPANIONS)):
+            each.unlink(missing_ok=True)
+
+
+def sync_folder(folder: Path) -> None:
+    """Have the names in *folder* written to the disk, where the system can."""
+    with contextlib.suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def remove_file(file: Path) -> bool:
+    """Remove an SQLite database and what is beside it; says whether it was there."""
+    # The database goes first: what is beside it would be taken for another's otherwise.
+    found = file.exists() or file.is_symlink()
+    for each in (file, *(Path(f"{file}{end}") for end in COMPANIONS)):
+        each.unlink(missing_ok=True)
+    return found
+
+
+def _make_file(place: Place) -> bool:
+    file = place.file()
+    if file.exists():
+        return False
+    with contextlib.suppress(FileExistsError), new_file(file) as draft:
+        connection = sqlite3.connect(draft)
+        try:
+            connection.execute("PRAGMA user_version = 0")
+            connection.execute("VACUUM")  # writes the header, so that the file is a database
+        finally:
+            connection.close()
+        return True
+    return False
+
+
+def _is_database_file(file: Path) -> bool:
+    if file.name.startswith(".") or file.name.endswith(COMPANIONS):
+        return False
+    try:
+        with file.open("rb") as content:
+            return content.read(16) == b"SQLite format 3\0"
+    except OSError:
+        return False
+
+
+def _has_database(access: Access, server: Server, database: str) -> bool:
+    places = places_of(backend_of(server))
+    query, parameters = places.database_exists(database)
+    with access.connect(server, admin=True) as connection:
+        return connection.execute(text(query), dict(parameters)).first() is not None
