@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 
-from tenantry.errors import TenantryError
 from tenantry.testing.address import ServerAddress
 from tests.servers import session
 
@@ -20,13 +19,7 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 
 
 def pytest_report_header() -> list[str]:
-    lines = []
-    for name, describe in session.DESCRIBE.items():
-        try:
-            lines.append(f"{name}: {describe()}")
-        except TenantryError as error:
-            lines.append(f"{name}: {error}")
-    return lines
+    return list(session.describe())
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

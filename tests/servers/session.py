@@ -11,7 +11,7 @@ import contextlib
 import os
 import secrets
 import threading
-from collections.abc import Callable
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from multiprocessing.connection import Client, Connection, Listener
@@ -26,11 +26,11 @@ from tests.servers import mariadb, pgbouncer, postgresql, redis
 
 ASK = "TENANTRY_TEST_SERVERS"
 
-DESCRIBE: dict[str, Callable[[], str]] = {
-    "postgresql": postgresql.describe,
-    "mariadb": mariadb.describe,
-    "redis": redis.describe,
-    "pgbouncer": pgbouncer.describe,
+MODULES = {
+    "postgresql": postgresql,
+    "mariadb": mariadb,
+    "redis": redis,
+    "pgbouncer": pgbouncer,
 }
 
 
@@ -51,7 +51,7 @@ class RunningServers:
     def __init__(self) -> None:
         self.answers: dict[str, Answer] = {}
         self._stack = ExitStack()
-        self._locks = {name: threading.Lock() for name in DESCRIBE}
+        self._locks = {name: threading.Lock() for name in MODULES}
 
     def need(self, name: str) -> Answer:
         with self._locks[name]:
@@ -103,6 +103,17 @@ class RunningServers:
 
 
 _own: RunningServers | None = None
+
+
+def describe() -> Iterator[str]:
+    """For each server, where it would come from."""
+    for name, module in MODULES.items():
+        try:
+            by_address = os.environ.get(module.VARIABLE)
+            place = f"by address, {module.VARIABLE}" if by_address else module.describe()
+        except TenantryError as error:
+            place = str(error)
+        yield f"{name}: {place}"
 
 
 def begin(workers: bool) -> None:
