@@ -1,0 +1,1 @@
+"""How does my framework know? One module per framework or library, imported by those who use it."""
