@@ -38,6 +38,12 @@ BESIDE = {
     *((one, other) for one in VALUES for other in VALUES if one != other),
 }
 
+# Upward or sideways, so only inside a function or for the type checker.
+LATE = {
+    # Tenancy.map and its kin are doors to the fleet.
+    ("tenancy", "fleet"),
+}
+
 # Downward, and yet not allowed.
 NEVER = {
     ("directory", "context"): "a directory never asks who is current",
@@ -55,6 +61,9 @@ INTEGRATIONS_BESIDE = {
     ("flask_sqlalchemy_lite", "flask"),
     ("flask_migrate", "flask"),
 }
+
+# Whoever gives flask's Tenantry an extension has it installed.
+INTEGRATIONS_LATE = {("flask", "flask_sqlalchemy"), ("flask", "flask_sqlalchemy_lite")}
 
 # Third parties of a part, or of one module of it. Whoever is not listed has SQLAlchemy alone.
 THIRD_PARTIES: dict[str, frozenset[str]] = {
@@ -90,12 +99,16 @@ ORM_PARTS = frozenset({"orm", "integrations", "cli", "testing"})
 
 @dataclass(frozen=True)
 class Import:
-    """One import statement: *module* is the importer below ``tenantry``, *target* whole."""
+    """One import statement: *module* is the importer below ``tenantry``, *target* whole.
+
+    *late* if it does not run when the module is imported.
+    """
 
     module: str
     target: str
     name: str | None
     line: int
+    late: bool
 
     @property
     def part(self) -> str:
@@ -126,25 +139,33 @@ def imports_of(path: Path) -> Iterator[Import]:
     relative = path.relative_to(SOURCE).with_suffix("")
     module = ".".join(part for part in relative.parts if part != "__init__")
     package = ("tenantry", *relative.parts[:-1])
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node, late in statements(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             for alias in node.names:
-                yield Import(module, alias.name, None, node.lineno)
+                yield Import(module, alias.name, None, node.lineno, late)
         elif isinstance(node, ast.ImportFrom):
             base = list(package[: len(package) - node.level + 1]) if node.level else []
             target = ".".join([*base, *([node.module] if node.module else [])])
             for alias in node.names:
-                yield Import(module, target, alias.name, node.lineno)
+                yield Import(module, target, alias.name, node.lineno, late)
         elif (
-            # What is imported late by its name is imported all the same.
+            # What is imported by its name is imported all the same.
             isinstance(node, ast.Call)
-            and isinstance(node.func, ast.Attribute | ast.Name)
-            and (node.func.attr if isinstance(node.func, ast.Attribute) else node.func.id)
-            == "import_module"
+            and ast.unparse(node.func).endswith("import_module")
             and isinstance(node.args[0], ast.Constant)
             and not str(node.args[0].value).startswith(".")
         ):
-            yield Import(module, str(node.args[0].value), None, node.lineno)
+            yield Import(module, str(node.args[0].value), None, node.lineno, late)
+
+
+def statements(node: ast.AST, late: bool = False) -> Iterator[tuple[ast.AST, bool]]:
+    """Everything below *node*, and whether it waits for a call or is for the type checker only."""
+    for child in ast.iter_child_nodes(node):
+        waits = isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda) or (
+            isinstance(child, ast.If) and ast.unparse(child.test).endswith("TYPE_CHECKING")
+        )
+        yield child, late or waits
+        yield from statements(child, late or waits)
 
 
 ALL = [found for path in sorted(SOURCE.rglob("*.py")) for found in imports_of(path)]
@@ -173,6 +194,7 @@ def test_arrows_point_down_only() -> None:
         if found.part != target_part(found)
         and RANK[target_part(found)] >= RANK[found.part]
         and (found.part, target_part(found)) not in BESIDE
+        and not (found.late and (found.part, target_part(found)) in LATE)
     ]
     assert not wrong, told(wrong)
 
@@ -203,7 +225,8 @@ def test_integrations_do_not_know_each_other_but_for_those_drawn() -> None:
         inner = found.inner or ""
         if found.part == "integrations" == target_part(found) and "." in found.module:
             one, other = found.module.split(".")[1], [*inner.split("."), ""][1]
-            if other and one != other and (one, other) not in INTEGRATIONS_BESIDE:
+            drawn = INTEGRATIONS_BESIDE | (INTEGRATIONS_LATE if found.late else set())
+            if other and one != other and (one, other) not in drawn:
                 wrong.append(found)
     assert not wrong, told(wrong)
 
@@ -218,7 +241,8 @@ def allowed_third_parties(module: str) -> frozenset[str]:
 
 
 def test_third_parties_stay_in_their_modules() -> None:
-    own = sys.stdlib_module_names | {"tenantry", "tomllib"}
+    # typeshed is no package: type checkers carry it.
+    own = sys.stdlib_module_names | {"tenantry", "tomllib", "_typeshed"}
     wrong = [
         found
         for found in ALL
