@@ -44,7 +44,10 @@ RESERVED = frozenset(
 
 def shown(value: object, limit: int = 60) -> str:
     """*value* for a message or log line: one line of ASCII, at most *limit* characters."""
-    text = ascii(value)
+    try:
+        text = ascii(value)
+    except Exception:  # a hostile object's own repr, or an integer of more than 4,300 digits
+        text = f"<{type(value).__name__}>"
     return text if len(text) <= limit else text[: limit - 3] + "..."
 
 

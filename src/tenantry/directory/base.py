@@ -14,6 +14,7 @@ from ..tenant import Isolation, Placement, Tenant
 
 __all__ = ["Directory", "WritableDirectory", "check_placements", "default_database"]
 
+_PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433, "oracle": 1521}
 # SQLite keeps these beside a database file, so no tenant's file may be called so
 # (sqlite.org/tempfiles.html).
 _SQLITE_COMPANIONS = ("-journal", "-wal", "-shm")
@@ -145,10 +146,11 @@ def place_of(placement: Placement, server: Server) -> tuple[str, ...]:
         file = _file(placement.database, server) if placement.database else str(server.root)
         return ("sqlite", file, placement.schema or "")
     database = placement.database or server.url.database or ""
+    port = server.url.port or _PORTS.get(server.kind, 0)
+    address = f"{(server.url.host or 'localhost').lower()}:{port}"
     if server.kind == "mysql":
-        database = placement.schema or database
-        return ("mysql", server.address, database)
-    return (server.kind, server.address, database, placement.schema or "")
+        return ("mysql", address, placement.schema or database)
+    return (server.kind, address, database, placement.schema or "")
 
 
 def _file(database: str, server: Server) -> str:

@@ -18,6 +18,7 @@ from .settings import (
     SettingError,
     Settings,
     check_keys,
+    key_of,
     make_server,
     make_shared,
     make_tenant,
@@ -81,7 +82,7 @@ class _Binds:
 
     def read(self, mapping: Mapping[Any, Any]) -> Settings:
         for tenant_id, value in mapping.items():
-            path = (str(tenant_id),)
+            path = (key_of(tenant_id),)
             table = dict(value) if isinstance(value, Mapping) else {"url": value}
             for option in _ENGINE_OPTIONS & table.keys():
                 del table[option]

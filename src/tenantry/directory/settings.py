@@ -14,7 +14,7 @@ from sqlalchemy.engine import URL, make_url
 from ..errors import ConfigurationError, TenantryError
 from ..naming import is_identifier, is_tenant_id, shown
 from ..servers import Server
-from ..tenant import Isolation, Placement, State, Tenant
+from ..tenant import Isolation, Placement, State, Switch, Tenant
 from .base import default_database, place_of
 
 __all__ = [
@@ -23,6 +23,7 @@ __all__ = [
     "SettingError",
     "Settings",
     "check_keys",
+    "key_of",
     "make_server",
     "make_shared",
     "make_tenant",
@@ -43,6 +44,8 @@ SERVER_KEYS: Mapping[str, tuple[Any, ...]] = {
     "connect_args": (Mapping,),
     "shared_schema": (str,),
     "create_missing": (bool,),
+    "switch": (str,),
+    "pooler": (bool,),
     "admin_url": _URLS,
     "admin_password": _PASSWORDS,
     "admin_password_env": (str,),
@@ -53,6 +56,8 @@ TENANT_KEYS: Mapping[str, tuple[Any, ...]] = {
     "isolation": (str,),
     "database": (str,),
     "schema": (str,),
+    "switch": (str,),
+    "role": (str,),
     "state": (str,),
     "attributes": (Mapping,),
     "identifiers": (list, tuple),
@@ -72,6 +77,11 @@ _WORDS: Mapping[Any, str] = {
     Mapping: "a table",
 }
 _SERVER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
+
+
+def key_of(key: object) -> str:
+    """A key of a mapping as text, whatever it is."""
+    return key if isinstance(key, str) else shown(key)
 
 
 class SettingError(ConfigurationError):
@@ -98,13 +108,13 @@ def read_settings(settings: Mapping[str, Any], folder: Path) -> Settings:
     check_keys(settings, _TOP_KEYS, ())
     read = Settings()
     for name, table in settings.get("servers", {}).items():
-        path: tuple[str, ...] = ("servers", str(name))
+        path: tuple[str, ...] = ("servers", key_of(name))
         if not isinstance(name, str) or _SERVER_NAME.fullmatch(name) is None:
             raise SettingError(path, "a server's name has letters, digits, dots, - and _ only")
         check_keys(_table(table, path), SERVER_KEYS, path)
         read.servers[name] = make_server(name, table, folder, path)
     for tenant_id, table in settings.get("tenants", {}).items():
-        path = ("tenants", str(tenant_id))
+        path = ("tenants", key_of(tenant_id))
         check_keys(_table(table, path), TENANT_KEYS, path)
         read.tenants.append(make_tenant(tenant_id, table, read.servers, path))
     if "shared" in settings:
@@ -137,6 +147,8 @@ def make_server(name: str, table: Mapping[str, Any], folder: Path, path: tuple[s
     for key in ("password_file", "admin_password_file"):
         if key in options:
             options[key] = folder / options[key]
+    if "switch" in options:
+        options["switch"] = _choice(options, "switch", None, Switch, path)
     try:
         return Server.from_url(name, **options)
     except TenantryError as error:
@@ -179,8 +191,11 @@ def make_tenant(
     if isolation is Isolation.SCHEMA and not table.get("schema"):
         raise SettingError((*path, "schema"), "is missing; isolation 'schema' needs a schema")
     state = _choice(table, "state", State.READY, State, path)
-    placement = Placement(server.name, isolation, database, table.get("schema"))
+    switch = _choice(table, "switch", None, Switch, path) if "switch" in table else None
     try:
+        placement = Placement(
+            server.name, isolation, database, table.get("schema"), switch, table.get("role")
+        )
         place_of(placement, server)
         return Tenant(
             tenant_id,
@@ -235,7 +250,7 @@ def check_keys(
 ) -> None:
     for key, value in table.items():
         if key not in known:
-            raise SettingError((*path, str(key)), _no_such("key", key, known))
+            raise SettingError((*path, key_of(key)), _no_such("key", key, known))
         kinds = known[key]
         if not _is_a(value, kinds):
             raise SettingError((*path, key), f"must be {_WORDS.get(kinds[0], 'something else')}")
@@ -251,6 +266,6 @@ def _is_a(value: Any, kinds: tuple[Any, ...]) -> bool:
 
 def _no_such(what: str, name: object, known: Iterable[str]) -> str:
     names = list(known)
-    near = difflib.get_close_matches(str(name), names, 1)
+    near = difflib.get_close_matches(key_of(name), names, 1)
     hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(names) or 'none'}"
     return f"there is no {what} {shown(name)}; {hint}"

@@ -1,0 +1,235 @@
+"""The statements of a table directory; each function works in a transaction of its caller."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Sequence
+from datetime import datetime, timezone
+from typing import Any
+
+from sqlalchemy import Table, delete, func, insert, or_, select, update
+from sqlalchemy.engine import Connection
+
+from ..errors import ConfigurationError, DirectoryUnavailableError, DuplicatePlacementError
+from ..tenant import Isolation, Placement, State, Tenant
+from .base import check_identifiers
+from .tables import Tables
+
+__all__ = ["Records", "digest", "taken"]
+
+
+class Records:
+    """Reads and writes tenants in *tables*, and nothing about who may."""
+
+    def __init__(self, tables: Tables) -> None:
+        self._tables = tables
+
+    def creations(self) -> list[Callable[[Connection], None]]:
+        """What makes the missing tables, each to be done in a transaction of its own."""
+
+        def table(table: Table) -> Callable[[Connection], None]:
+            return lambda connection: table.create(connection, checkfirst=True)
+
+        def first_version(connection: Connection) -> None:
+            version = self._tables.version
+            if connection.execute(select(version.c.id)).first() is None:
+                connection.execute(insert(version).values(id=1, version=1))
+
+        return [*map(table, self._tables.metadata.sorted_tables), first_version]
+
+    def version(self, connection: Connection) -> int:
+        """The number that every change counts up."""
+        found = connection.execute(select(self._tables.version.c.version)).scalar()
+        if found is None:
+            raise _no_version()
+        return int(found)
+
+    def count_up(self, connection: Connection) -> None:
+        """Count the version up, first of all: its row lock has all writers wait for each other."""
+        version = self._tables.version
+        changed = connection.execute(update(version).values(version=version.c.version + 1))
+        if changed.rowcount == 0:
+            raise _no_version()
+
+    def all(self, connection: Connection) -> list[Tenant]:
+        """Every tenant, ordered by id."""
+        return _tenants(connection.execute(self._select()).mappings())
+
+    def get(self, connection: Connection, tenant_id: str) -> Tenant | None:
+        """The tenant with exactly this id."""
+        where = self._tables.tenants.c.id == tenant_id
+        found = _tenants(connection.execute(self._select().where(where)).mappings())
+        return next((tenant for tenant in found if tenant.id == tenant_id), None)
+
+    def find(self, connection: Connection, identifier: str) -> Tenant | None:
+        """The tenant with exactly this id or identifier."""
+        tenants, identifiers = self._tables.tenants, self._tables.identifiers
+        named = select(identifiers.c.tenant_id).where(identifiers.c.identifier == identifier)
+        where = or_(tenants.c.id == identifier, tenants.c.id.in_(named))
+        found = _tenants(connection.execute(self._select().where(where)).mappings())
+        # Compared once more: a database may ignore case, or spaces at the end.
+        return next((each for each in found if identifier in (each.id, *each.identifiers)), None)
+
+    def next_generation(self, connection: Connection, tenant_id: str) -> int:
+        """One more than any tenant of this id ever had."""
+        last = 0
+        for table in (self._tables.tenants, self._tables.tombstones):
+            highest = select(func.max(table.c.generation)).where(table.c.id == tenant_id)
+            last = max(last, connection.execute(highest).scalar() or 0)
+        return last + 1
+
+    def check_key(self, connection: Connection, tenant: Tenant) -> None:
+        """Refuse a key that any tenant has or had."""
+        for table in (self._tables.tenants, self._tables.tombstones):
+            if connection.execute(select(table.c.id).where(table.c.key == tenant.key)).first():
+                raise taken(tenant, "the key")
+
+    def check_free(self, connection: Connection, tenant: Tenant, places: Sequence[str]) -> None:
+        """Refuse a name or place of another tenant; *places* are digests of one and the same."""
+        tenants, identifiers = self._tables.tenants, self._tables.identifiers
+        names = [tenant.id, *check_identifiers(tenant)]
+        questions = [
+            (select(tenants.c.id).where(tenants.c.id.in_(names)), "an identifier"),
+            (
+                select(identifiers.c.tenant_id).where(identifiers.c.identifier.in_(names)),
+                "the id or an identifier",
+            ),
+        ]
+        rows = tenant.placement.isolation is Isolation.ROWS
+        place = tenants.c.sole_place if rows else tenants.c.place
+        questions.append(
+            (select(tenants.c.id).where(place.in_(places)), f"the place {tenant.placement}")
+        )
+        for question, what in questions:
+            for (owner,) in connection.execute(question):
+                if owner != tenant.id:
+                    raise taken(tenant, what, owner)
+
+    def insert(self, connection: Connection, tenant: Tenant, place: str) -> Tenant:
+        """Record a new tenant, and return it as it will be read."""
+        values = {"id": tenant.id, "key": tenant.key, "created_at": _now()}
+        connection.execute(insert(self._tables.tenants).values(**values, **_values(tenant, place)))
+        return self._with_identifiers(connection, tenant)
+
+    def update(self, connection: Connection, tenant: Tenant, place: str) -> Tenant:
+        """Record a change, and return the tenant as it will be read."""
+        tenants = self._tables.tenants
+        connection.execute(
+            update(tenants).where(tenants.c.id == tenant.id).values(**_values(tenant, place))
+        )
+        return self._with_identifiers(connection, tenant)
+
+    def bury(self, connection: Connection, tenant: Tenant) -> None:
+        """Forget a tenant, all but its key and generation."""
+        tenants, tombstones = self._tables.tenants, self._tables.tombstones
+        self._forget_identifiers(connection, tenant)
+        connection.execute(delete(tenants).where(tenants.c.id == tenant.id))
+        connection.execute(
+            insert(tombstones).values(
+                key=tenant.key, id=tenant.id, generation=tenant.generation, removed_at=_now()
+            )
+        )
+
+    def _with_identifiers(self, connection: Connection, tenant: Tenant) -> Tenant:
+        self._forget_identifiers(connection, tenant)
+        rows = [
+            {"identifier": identifier, "tenant_id": tenant.id, "position": position}
+            for position, identifier in enumerate(check_identifiers(tenant))
+        ]
+        if rows:
+            connection.execute(insert(self._tables.identifiers), rows)
+        recorded = self.get(connection, tenant.id)
+        assert recorded is not None
+        return recorded
+
+    def _forget_identifiers(self, connection: Connection, tenant: Tenant) -> None:
+        identifiers = self._tables.identifiers
+        connection.execute(delete(identifiers).where(identifiers.c.tenant_id == tenant.id))
+
+    def _select(self) -> Any:
+        tenants, identifiers = self._tables.tenants, self._tables.identifiers
+        joined = tenants.outerjoin(identifiers, identifiers.c.tenant_id == tenants.c.id)
+        columns = [*tenants.c, identifiers.c.identifier, identifiers.c.position]
+        return select(*columns).select_from(joined)
+
+
+def digest(*parts: str | None) -> str:
+    """A short name for a place, for its own name may be longer than a key can be."""
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+
+def taken(tenant: Tenant, what: str, owner: str | None = None) -> DuplicatePlacementError:
+    """The error for what another tenant has already."""
+    whose = f"tenant {owner!r}" if owner else "another tenant"
+    return DuplicatePlacementError(
+        f"tenant {tenant.id!r} cannot be recorded: {what} is taken by {whose}; choose another",
+        tenant_id=tenant.id,
+    )
+
+
+def _no_version() -> DirectoryUnavailableError:
+    return DirectoryUnavailableError(
+        "the tenant directory has no version yet; call create_tables() once"
+    )
+
+
+def _now() -> datetime:
+    return datetime.now(timezone.utc).replace(tzinfo=None)
+
+
+def _values(tenant: Tenant, place: str) -> dict[str, Any]:
+    placement = tenant.placement
+    attributes = dict(tenant.attributes)
+    try:
+        json.dumps(attributes, allow_nan=False)
+    except (TypeError, ValueError, RecursionError):
+        raise ConfigurationError(
+            f"tenant {tenant.id!r} has attributes that JSON cannot hold; use texts and numbers",
+            tenant_id=tenant.id,
+        ) from None
+    return {
+        "generation": tenant.generation,
+        "state": tenant.state.value,
+        "server": placement.server,
+        "isolation": placement.isolation.value,
+        "database": placement.database,
+        "schema": placement.schema,
+        "switch": placement.switch.value if placement.switch else None,
+        "role": placement.role,
+        "place": place,
+        "sole_place": None if placement.isolation is Isolation.ROWS else place,
+        "untrusted_sql": tenant.untrusted_sql,
+        "attributes": attributes,
+        "updated_at": _now(),
+    }
+
+
+def _tenants(rows: Iterable[Any]) -> list[Tenant]:
+    """Tenants from rows that hold one identifier each, ordered by id byte for byte."""
+    found: dict[str, tuple[Any, list[tuple[int, str]]]] = {}
+    for row in rows:
+        _, identifiers = found.setdefault(row["id"], (row, []))
+        if row["identifier"] is not None:
+            identifiers.append((row["position"], row["identifier"]))
+    return [_tenant(*found[tenant_id]) for tenant_id in sorted(found)]
+
+
+def _tenant(row: Any, identifiers: list[tuple[int, str]]) -> Tenant:
+    return Tenant(
+        row["id"],
+        Placement(
+            row["server"],
+            Isolation(row["isolation"]),
+            row["database"],
+            row["schema"],
+            row["switch"],
+            row["role"],
+        ),
+        state=State(row["state"]),
+        attributes=row["attributes"] or {},
+        key=row["key"],
+        generation=row["generation"],
+        identifiers=tuple(identifier for _, identifier in sorted(identifiers)),
+        untrusted_sql=bool(row["untrusted_sql"]),
+    )
