@@ -15,12 +15,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-from sqlalchemy import ForeignKey, MetaData, String
+from sqlalchemy import ForeignKey, MetaData, String, create_engine
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, relationship
 
 from tenantry import Isolation, Placement, Server, Tenancy, Tenant
-from tenantry.tenant import Switch
 from tenantry.directory import MappingDirectory
+from tenantry.isolation.policies import policy_statements, rows_metadata
+from tenantry.orm import TenantRows
+from tenantry.tenant import Switch
 from tenantry.testing.address import ServerAddress
 
 T = TypeVar("T")
@@ -34,14 +36,14 @@ class Base(DeclarativeBase):
     metadata = MetaData()
 
 
-class Author(Base):
+class Author(TenantRows, Base):
     __tablename__ = "authors"
     id: Mapped[int] = mapped_column(primary_key=True)
     name: Mapped[str] = mapped_column(String(80))
     notes: Mapped[list[Note]] = relationship(back_populates="author")
 
 
-class Note(Base):
+class Note(TenantRows, Base):
     __tablename__ = "notes"
     id: Mapped[int] = mapped_column(primary_key=True)
     tenant: Mapped[str] = mapped_column(String(80))
@@ -90,6 +92,10 @@ KINDS = [
     Kind("postgresql", "asyncpg", True, Isolation.SCHEMA, Switch.ROLE),
     Kind("postgresql", "psycopg2", isolation=Isolation.SCHEMA, switch=Switch.CONNECT),
     Kind("postgresql", "asyncpg", True, Isolation.SCHEMA, Switch.CONNECT),
+    Kind("postgresql", "psycopg", isolation=Isolation.ROWS),
+    Kind("postgresql", "psycopg2", isolation=Isolation.ROWS),
+    Kind("postgresql", "psycopg", True, Isolation.ROWS),
+    Kind("postgresql", "asyncpg", True, Isolation.ROWS),
     Kind("mariadb", "pymysql", isolation=Isolation.SCHEMA),
     Kind("sqlite", "pysqlite", isolation=Isolation.SCHEMA),
     Kind("sqlite", "aiosqlite", True, Isolation.SCHEMA),
@@ -135,7 +141,7 @@ class Place:
         """The one database of tenants with ``schema`` or ``rows`` isolation (PostgreSQL)."""
         if self._shared_database is None:
             self._shared_database = self.database("shared")
-            self.execute('REVOKE ALL ON SCHEMA public FROM PUBLIC')
+            self.execute("REVOKE ALL ON SCHEMA public FROM PUBLIC")
         return self._shared_database
 
     @property
@@ -163,6 +169,8 @@ class Place:
         if self.kind.isolation is Isolation.DATABASE:
             name = self.database(tenant_id)
             return Tenant(tenant_id, Placement("main", database=name), **options)
+        if self.kind.isolation is Isolation.ROWS:
+            return Tenant(tenant_id, Placement("main", Isolation.ROWS), **options)
         schema = f"s{next(_numbers)}_{tenant_id}"
         role = None
         if self.kind.server == "mariadb":
@@ -194,12 +202,25 @@ class Place:
         tenants = [self.tenant(each) for each in tenant_ids]
         servers = {"main": self.server()}
         tenancy = Tenancy(MappingDirectory(tenants, servers=servers), servers, **options)
-        if tables:
+        if tables and self.kind.isolation is Isolation.ROWS:
+            self.create_shared_tables()
+        elif tables:
             for each in tenant_ids:
                 Door(tenancy, self.kind.is_async).run(
                     each, lambda session: Base.metadata.create_all(session.connection())
                 )
         return tenancy
+
+    def create_shared_tables(self) -> None:
+        """The tables of :class:`Base` for the rows of many tenants, owned by the admin."""
+        assert self.address is not None
+        shared = rows_metadata(Base.metadata)
+        engine = create_engine(self.address.url(database=self.shared_database))
+        with engine.begin() as connection:
+            shared.create_all(connection)
+            for statement in policy_statements(shared, schema="public", login=self.login):
+                connection.exec_driver_sql(statement)
+        engine.dispose()
 
     def drop(self) -> None:
         """Drop every database made here."""

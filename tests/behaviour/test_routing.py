@@ -18,9 +18,10 @@ from sqlalchemy import (
     text,
     update,
 )
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session, selectinload
 
-from tenantry import Tenancy
+from tenantry import Isolation, Tenancy
 from tests.places import Author, Base, Door, Note, Place
 
 BOTH = ("uk", "aus")
@@ -119,6 +120,11 @@ def test_tables_are_created_and_reflected_in_the_tenants_database(place: Place, 
         assert inspector.has_table("only_uk") is ("only_uk" in reflected.tables)
         return set(inspector.get_table_names())
 
+    if place.kind.isolation is Isolation.ROWS:
+        with pytest.raises(DBAPIError, match="permission denied"):
+            door.run("uk", create)
+        assert door.run("aus", reflect) == set(Base.metadata.tables)
+        return
     door.run("uk", create)
     assert "only_uk" in door.run("uk", reflect)
     assert door.run("aus", reflect) == set(Base.metadata.tables)

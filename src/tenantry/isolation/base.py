@@ -8,7 +8,7 @@ from types import MappingProxyType
 
 from sqlalchemy.engine import URL
 
-from ..backends import Backend
+from ..backends import Backend, Pointing
 from ..servers import Server
 from ..tenant import Tenant
 
@@ -28,13 +28,15 @@ class Target:
     * *switch_to* is the database it is pointed at when it is handed out,
     * *arm* is what holds for each transaction, sent with its BEGIN (``None``: nothing, the
       driver begins as it always does), and *arm_session* the same for a session without one,
+    * *pointing* is what tells the driver or the server at each checkout whose it is,
     * *attach* is a file that is attached under the name of *schema*,
     * *translate* is the schema that SQLAlchemy puts before each table,
     * *expect_schema* is the schema in which a fresh connection must find itself.
 
     *by_path* says that tenants differ by search path only, so that a statement prepared for
     one must not be used for another. *rows* says that row-level security is what keeps them
-    apart, so that the login must be subject to it.
+    apart, so that the login must be subject to it; *filter_rows* that the server does not, so
+    that every statement must carry the tenant's condition.
     """
 
     tenant: Tenant | None
@@ -47,11 +49,13 @@ class Target:
     switch_to: str | None = None
     arm: str | None = None
     arm_session: str | None = None
+    pointing: Pointing | None = None
     attach: str | None = None
     translate: str | None = None
     expect_schema: str | None = None
     by_path: bool = False
     rows: bool = False
+    filter_rows: bool = False
     read_only: bool = False
 
     @property

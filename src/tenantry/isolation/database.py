@@ -23,8 +23,8 @@ def database_target(
     database = placement.database
     if tenant is not None and tenant.untrusted_sql and backend.switches_database:
         raise UnsupportedError(
-            f"tenant {tenant.id!r} writes SQL of its own (untrusted_sql), and on {backend.kind} the "
-            "login may use every tenant's database; give it a server with a login of its own",
+            f"tenant {tenant.id!r} writes SQL of its own (untrusted_sql), and on {backend.kind} "
+            "the login may use every tenant's database; give it a server with a login of its own",
             tenant_id=tenant.id,
         )
     if database is not None:

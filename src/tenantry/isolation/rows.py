@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from ..backends import backend_of
 from ..errors import UnsupportedError
 from ..servers import Server
@@ -33,13 +35,16 @@ def rows_target(
         tenant=tenant,
         server=server,
         backend=backend,
-        bucket=(server.name, placement.database, "rows"),
-        url=backend.url(server, placement.database, driver),
+        bucket=(server.name,) if backend.switches_database else (server.name, placement.database),
+        url=backend.url(server, "" if backend.switches_database else placement.database, driver),
         is_async=is_async,
         read_only=tenant is not None and tenant.state is State.READ_ONLY,
     )
     if not backend.has_row_security:
-        return target
+        pointing = backend.row_pointing(tenant.key if tenant is not None else "")
+        return replace(
+            target, filter_rows=True, switch_to=placement.database, pointing=pointing
+        )
     path = backend.path(placement.schema or backend.usual_schema, server.shared_schema)
     key = tenant.key if tenant is not None else ""
     return armed(

@@ -29,6 +29,7 @@ def schema_target(
     if backend.switches_database:
         own = Placement(server.name, database=placement.schema)
         return database_target(tenant, own, server, driver, is_async)
+    backend.check_schema_name(server, placement.schema)
     switch = placement.switch or server.switch
     if tenant is not None and tenant.untrusted_sql and switch is not Switch.ROLE:
         raise UnsupportedError(
@@ -51,11 +52,7 @@ def schema_target(
     if backend.attaches_schemas:
         return replace(common, attach=backend.schema_file(server, placement), translate=schema)
     if not backend.has_path:
-        if switch is not Switch.MAP:
-            raise UnsupportedError(
-                f"server {server.name!r} ({backend.kind}) has no search path; use switch 'map'"
-            )
-        return replace(common, bucket=(server.name, placement.database, "map"), translate=schema)
+        return _without_path(common, placement, switch)
     if switch is Switch.ROLE:
         return replace(common, url=common.url.set(username=placement.role), expect_schema=schema)
     path = backend.path(schema, server.shared_schema)
@@ -72,6 +69,26 @@ def schema_target(
         translate=schema if mapped else None,
         by_path=not mapped,
     )
+
+
+def _without_path(common: Target, placement: Placement, switch: Switch) -> Target:
+    """On servers where a schema is pointed at (Oracle), or can only be written out (SQL Server)."""
+    server, backend, schema = common.server, common.backend, placement.schema
+    assert schema is not None
+    if not backend.always_translates:
+        raise UnsupportedError(f"server {server.name!r} ({backend.kind}) has no schemas")
+    if switch is Switch.ROLE:
+        url = common.url.set(username=placement.role)
+        return replace(common, url=url, translate=schema, expect_schema=schema)
+    pointing = backend.schema_pointing(schema)
+    if pointing is None and switch is not Switch.MAP:
+        raise UnsupportedError(
+            f"server {server.name!r} ({backend.kind}) has no search path; use switch 'map'"
+        )
+    bucket = common.bucket
+    if switch is not Switch.CONNECT:
+        bucket = (server.name, placement.database, "schema")
+    return replace(common, bucket=bucket, translate=schema, pointing=pointing)
 
 
 def armed(

@@ -1,6 +1,14 @@
 """Sessions and models: plain SQLAlchemy, pinned to a tenant."""
 
-from .models import bind_key_of, is_shared, mark_shared
+from .models import TenantRows, bind_key_of, is_shared, mark_shared, tenant_key
 from .session import AsyncTenantSession, TenantSession
 
-__all__ = ["AsyncTenantSession", "TenantSession", "bind_key_of", "is_shared", "mark_shared"]
+__all__ = [
+    "AsyncTenantSession",
+    "TenantRows",
+    "TenantSession",
+    "bind_key_of",
+    "is_shared",
+    "mark_shared",
+    "tenant_key",
+]

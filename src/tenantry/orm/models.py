@@ -1,47 +1,66 @@
-"""What a model says of itself: tenant table, shared table, or a table of a named database."""
+"""What a model says of itself, and the mixin for rows of shared tables."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import MetaData, Table
-from sqlalchemy.orm import Mapper
+from sqlalchemy import String, Table
+from sqlalchemy.orm import Mapped, Mapper, declared_attr, mapped_column
 from sqlalchemy.sql import visitors
 
-from ..errors import ConfigurationError
+from ..errors import NoTenantError
+from ..isolation.tables import (
+    SHARED,
+    TENANT_COLUMN,
+    bind_key_of,
+    is_shared,
+    mark_shared,
+    tenant_column,
+)
+from ..routing import tenant_of_execution
 
-__all__ = ["SHARED", "bind_key_of", "is_shared", "mark_shared"]
+__all__ = [
+    "SHARED",
+    "TenantRows",
+    "bind_key_of",
+    "is_shared",
+    "mark_shared",
+    "tenant_column",
+    "tenant_key",
+]
 
-#: The mark in ``Table.info`` or ``MetaData.info`` (key ``tenantry``) of what belongs to no tenant.
-SHARED = "shared"
 
+def tenant_key(context: Any) -> str:
+    """The default of a tenant column: the key of the tenant whose connection inserts.
 
-def mark_shared(metadata: MetaData) -> MetaData:
-    """Say that every table of *metadata* is shared; returns it."""
-    metadata.info["tenantry"] = SHARED
-    return metadata
-
-
-def is_shared(table: Table) -> bool:
-    """Whether a table belongs to no tenant.
+    For a column of one's own: ``mapped_column(default=tenant_key, info={"tenantry": "tenant"})``.
 
     Raises:
-        ConfigurationError: The mark is none that tenantry knows.
+        NoTenantError: The connection is no tenant's.
     """
-    mark = table.info.get("tenantry", table.metadata.info.get("tenantry"))
-    if mark is None or isinstance(mark, dict):
-        return False
-    if mark != SHARED:
-        raise ConfigurationError(
-            f"table {table.name!r} is marked info={{'tenantry': {mark!r}}}; the only mark is 'shared'"
+    tenant = tenant_of_execution(context)
+    if tenant is None:
+        raise NoTenantError("a tenant's row was inserted on a connection of no tenant")
+    return tenant.key
+
+
+class TenantRows:
+    """A model whose table may hold the rows of many tenants.
+
+    It adds the column ``tenant_id``, filled with the tenant's key on insert. Tenants with an
+    own database or schema use the same model; there the column says what is known anyway.
+    """
+
+    @declared_attr
+    def tenant_id(cls) -> Mapped[str]:  # noqa: N805  # SQLAlchemy gives the class
+        """The key of the tenant that the row belongs to."""
+        return mapped_column(
+            String(64),
+            default=tenant_key,
+            server_default="",
+            nullable=False,
+            info={"tenantry": TENANT_COLUMN},
         )
-    return True
-
-
-def bind_key_of(table: Table) -> str | None:
-    """The named database of a table; ``None``: the tenant's or the shared one."""
-    key = table.info.get("bind_key", table.metadata.info.get("bind_key"))
-    return str(key) if key is not None else None
 
 
 def tables_of(mapper: Mapper[Any] | None, clause: Any) -> list[Table]:

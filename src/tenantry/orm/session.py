@@ -28,6 +28,7 @@ from ..errors import (
 from ..routing import RoutedEngine
 from ..tenant import State, Tenant
 from .models import bind_key_of, is_shared, tables_of
+from .scope import check_written, in_rows, rows_class
 
 __all__ = ["AsyncTenantSession", "TenantSession"]
 
@@ -86,6 +87,8 @@ class TenantSession(Session):
     def _pin(self, tenant: Tenant | None, engine: RoutedEngine) -> None:
         self.tenant = tenant
         self._engine = engine
+        if in_rows(tenant):
+            self.__class__ = rows_class(type(self))
         self._stamp: str | None = tenant.key if tenant is not None else _SHARED_STAMP
 
     # Which connection -----------------------------------------------------------------------
@@ -236,6 +239,7 @@ class TenantSession(Session):
                     f"tenant {own.id!r} serves reads only for the moment; try the write later",
                     tenant_id=own.id,
                 )
+            check_written(self, changed)
         super().flush(objects)
 
     def __reduce__(self) -> NoReturn:

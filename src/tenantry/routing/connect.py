@@ -6,6 +6,7 @@ So its error is described anew, without frames, and ours is raised from that.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any
 
 from sqlalchemy.engine.interfaces import DBAPIConnection, Dialect
@@ -83,11 +84,10 @@ def _described(error: Exception, server: Server) -> Exception:
     """A new error of the same class with the same words, less secrets, frames and causes."""
     secrets = []
     for secret in (server.password, *server.secret_query.values()):
-        try:
+        # A secret that could not be read is in no message.
+        with suppress(Exception):
             if secret is not None:
                 secrets.append(secret.reveal())
-        except Exception:  # the secret itself could not be read: nothing to look for
-            continue
 
     def scrubbed(value: Any) -> Any:
         if not isinstance(value, str):

@@ -13,6 +13,7 @@ from typing import Any
 from sqlalchemy.engine.interfaces import Dialect
 
 from . import guard
+from .filter import check_text
 from .pool import BucketRecord, record_of
 from .statements import leaves_nothing
 
@@ -109,6 +110,9 @@ def _before_statement(context: Any, statement: str) -> None:
     record = context._dbapi_connection._connection_record
     if isinstance(record, BucketRecord):
         record.check_current()
+        target = record.target
+        if target.filter_rows and target.tenant is not None:
+            check_text(context, statement, target.tenant)
         if not leaves_nothing(context, statement):
             record.dirty = True
             if record.armed:

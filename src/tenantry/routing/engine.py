@@ -11,7 +11,7 @@ import threading
 from collections.abc import Mapping
 from typing import Any
 
-from sqlalchemy import create_engine
+from sqlalchemy import create_engine, event
 from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.engine.base import OptionEngineMixin
 from sqlalchemy.ext.asyncio import create_async_engine
@@ -21,17 +21,18 @@ from sqlalchemy.util.concurrency import await_only
 from .. import context
 from ..backends import backend_of
 from ..directory.base import Directory, server_of
-from ..errors import ConfigurationError, NoTenantError, UnknownTenantError
+from ..errors import ConfigurationError, NoTenantError, UnknownTenantError, UnsupportedError
 from ..isolation import Target, target_for
 from ..servers import Server
 from ..tenant import Placement, State, Tenant
 from . import guard
 from .connect import open_connection
 from .dialect import routed_dialect_class
+from .filter import before_execute
 from .limits import Budget
 from .pool import BucketRecord, RoutedPool, target_of_checkout
 
-__all__ = ["RoutedConnection", "RoutedEngine", "Router"]
+__all__ = ["RoutedConnection", "RoutedEngine", "Router", "tenant_of_execution"]
 
 
 class RoutedConnection(Connection):
@@ -49,6 +50,12 @@ class RoutedConnection(Connection):
         if isinstance(record, BucketRecord):
             record.lent += 1
         return proxy
+
+
+def tenant_of_execution(context: Any) -> Tenant | None:
+    """The tenant of the connection on which SQLAlchemy executes; for column defaults."""
+    record = getattr(context.root_connection._dbapi_connection, "_connection_record", None)
+    return record.target.tenant if isinstance(record, BucketRecord) else None
 
 
 class RoutedEngine(Engine):
@@ -97,6 +104,8 @@ class RoutedEngine(Engine):
         connection: Connection = RoutedConnection(engine, engine._checkout(target))
         if target.translate is not None:
             connection = connection.execution_options(schema_translate_map={None: target.translate})
+        if target.filter_rows:
+            event.listen(connection, "before_execute", before_execute, retval=True)
         return connection
 
     def _checkout(self, target: Target) -> PoolProxiedConnection:
@@ -112,6 +121,12 @@ class RoutedEngine(Engine):
     def raw_connection(self) -> PoolProxiedConnection:
         """The driver's connection in SQLAlchemy's proxy; cleaned when it comes back."""
         target = self._target()
+        if target.filter_rows:
+            raise UnsupportedError(
+                "a bare connection cannot be kept to one tenant's rows on this server; use a "
+                "session or a connection of SQLAlchemy",
+                tenant_id=target.tenant_id,
+            )
         engine = self._router.engine_for(target)
         proxy = engine._checkout(target)
         record = getattr(proxy, "_connection_record", None)

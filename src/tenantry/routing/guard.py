@@ -25,6 +25,7 @@ from ..naming import shown
 from .statements import ends_transaction, keeps_session_state
 
 if TYPE_CHECKING:
+    from ..backends import Pointing
     from ..isolation import Target
     from .pool import BucketRecord
 
@@ -76,6 +77,8 @@ def prepare_new(record: BucketRecord) -> None:
         file = target.attach.replace("'", "''")
         _execute(record, f"ATTACH DATABASE '{file}' AS {name}")
     if target.backend.kind != "postgresql":
+        if target.expect_schema is not None and target.backend.current_schema is not None:
+            _check_schema(record, *_ask(record, target.backend.current_schema))
         return
     pooled = record.pool.pooled
     known = pooled.get(target.server.name, target.server.pooler)
@@ -93,13 +96,8 @@ def prepare_new(record: BucketRecord) -> None:
                 "search_path must be empty where a pooler keeps it from being set at connect; "
                 "run ALTER ROLE ... SET search_path = ''"
             )
-        if target.expect_schema is not None and schema != target.expect_schema:
-            raise PlacementMissingError(
-                f"the login of tenant {target.owner!r} is not in schema "
-                f"{shown(target.expect_schema)}; `tenantry doctor` compares the directory with "
-                "the servers",
-                tenant_id=target.tenant_id,
-            )
+        if target.expect_schema is not None:
+            _check_schema(record, schema)
         if target.rows:
             _check_bound_by_policies(record, target)
     record.armed = target.arm is not None or bool(pooled.get(target.server.name))
@@ -109,6 +107,18 @@ def prepare_new(record: BucketRecord) -> None:
             # Under another path a prepared statement would be planned for the wrong tables.
             record.driver_connection.prepare_threshold = None
         record.prepared = LRUCache(_PREPARED_TENANTS) if record.driver == "asyncpg" else None
+
+
+def _check_schema(record: BucketRecord, schema: str | None) -> None:
+    target = record.target
+    assert target.expect_schema is not None
+    if schema != target.backend.stored(target.expect_schema):
+        raise PlacementMissingError(
+            f"the login of tenant {target.owner!r} is not in schema "
+            f"{shown(target.expect_schema)}; `tenantry doctor` compares the directory with "
+            "the servers",
+            tenant_id=target.tenant_id,
+        )
 
 
 def _check_bound_by_policies(record: BucketRecord, target: Target) -> None:
@@ -142,10 +152,22 @@ def point(record: BucketRecord) -> None:
         record.database = None  # in doubt until the server has answered
         _select_database(record, target.switch_to)
         record.database = target.switch_to
+    if target.pointing is not None:
+        _point_at_tenant(record, target.pointing)
     if target.read_only:
         record.dirty = True
         for statement in target.backend.read_only_statements():
             _run_alone(record, statement)
+
+
+def _point_at_tenant(record: BucketRecord, pointing: Pointing) -> None:
+    for name, value in pointing.attributes.items():
+        setattr(record.driver_connection, name, value)
+    for statement in pointing.statements:
+        # Where it can be taken off on return it is; elsewhere the next checkout sets its own.
+        if record.target.backend.reset_is_partial:
+            record.dirty = True
+        _run_alone(record, statement)
 
 
 def lend_bare(record: BucketRecord) -> None:
@@ -293,11 +315,14 @@ def clean(record: BucketRecord) -> None:
         record.in_transaction = False
     pooled = bool(record.pool.pooled.get(record.target.server.name))
     if dirty and not pooled:
-        statement = record.target.backend.reset_statement()
+        statement = record.target.backend.reset_statement(record.driver)
         if statement is None:
             record.close()
             return
         _run_alone(record, statement)
+        if record.target.backend.reset_is_partial:
+            connection.rollback()
+            record.pool._dialect.reset_isolation_level(connection)  # type: ignore[union-attr]
         record.dirty = False
     if record.target.arm is not None or pooled:
         if not _is_idle(record):
