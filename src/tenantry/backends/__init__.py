@@ -2,14 +2,27 @@
 
 from ..errors import UnsupportedError
 from ..servers import Server
-from .base import Backend
+from .base import Backend, Pointing
+from .mssql import MSSQL
 from .mysql import MySQL
+from .oracle import Oracle
 from .postgresql import PostgreSQL
 from .sqlite import SQLite
 
-__all__ = ["Backend", "MySQL", "PostgreSQL", "SQLite", "backend_of"]
+__all__ = [
+    "MSSQL",
+    "Backend",
+    "MySQL",
+    "Oracle",
+    "Pointing",
+    "PostgreSQL",
+    "SQLite",
+    "backend_of",
+]
 
-_BACKENDS: dict[str, Backend] = {each.kind: each for each in (PostgreSQL(), MySQL(), SQLite())}
+_BACKENDS: dict[str, Backend] = {
+    each.kind: each for each in (PostgreSQL(), MySQL(), SQLite(), Oracle(), MSSQL())
+}
 
 
 def backend_of(server: Server) -> Backend:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from importlib.util import find_spec
+from types import MappingProxyType
 from typing import Any, ClassVar
 
 from sqlalchemy.engine import URL
@@ -13,7 +15,21 @@ from ..naming import shown
 from ..servers import Server
 from ..tenant import Placement
 
-__all__ = ["Backend"]
+__all__ = ["Backend", "Pointing"]
+
+_NOTHING: Mapping[str, str] = MappingProxyType({})
+
+
+@dataclass(frozen=True)
+class Pointing:
+    """What points a connection at a tenant, each time it is handed out.
+
+    *attributes* are set on the driver's connection, which sends them along with its next call;
+    *statements* are run at once and cost a round trip each.
+    """
+
+    attributes: Mapping[str, str] = field(default_factory=lambda: _NOTHING)
+    statements: tuple[str, ...] = ()
 
 
 class Backend:
@@ -39,6 +55,14 @@ class Backend:
     usual_schema: ClassVar[str] = ""
     #: The longest identifier, in bytes.
     max_name_bytes: ClassVar[int] = 63
+    #: A query for the schema in which a connection finds unqualified names; ``None``: it is
+    #: verified in another way, or there is none.
+    current_schema: ClassVar[str | None] = None
+    #: Whether a translate map names the tenant's schema whatever the switch is, because
+    #: SQLAlchemy's dialect remembers the schema of its first connection as everybody's.
+    always_translates: ClassVar[bool] = False
+    #: Whether the reset begins a transaction and leaves the isolation level as it is.
+    reset_is_partial: ClassVar[bool] = False
 
     def driver(self, server: Server, *, is_async: bool) -> str:
         """The driver to use for *server*: the one its URL names, or the best that is installed.
@@ -99,6 +123,22 @@ class Backend:
                 f"use 1 to {self.max_name_bytes} bytes without NUL"
             )
 
+    def check_schema_name(self, server: Server, schema: str) -> None:
+        """Refuse a name that this server would cut or understand differently.
+
+        Raises:
+            ConfigurationError: It would.
+        """
+        if not schema or "\0" in schema or len(schema.encode()) > self.max_name_bytes:
+            raise ConfigurationError(
+                f"{shown(schema)} cannot name a schema on server {server.name!r}; "
+                f"use 1 to {self.max_name_bytes} bytes without NUL"
+            )
+
+    def stored(self, name: str) -> str:
+        """*name* as the server's catalogue keeps it."""
+        return name
+
     def quote(self, name: str) -> str:
         """*name* as an identifier in this server's SQL."""
         return '"' + name.replace('"', '""') + '"'
@@ -114,14 +154,24 @@ class Backend:
         raise UnsupportedError(f"{self.kind} has no search path")
 
     def arm(self, *, path: str, session: bool, tenant_key: str | None = None) -> str:
-        """Statements that set the path, and the tenant of the row policies, for a transaction
-        or for a *session*."""
+        """Statements that set the path and the tenant of the row policies.
+
+        They hold for a transaction, or for a *session*.
+        """
         raise UnsupportedError(f"{self.kind} cannot be armed")
+
+    def schema_pointing(self, schema: str) -> Pointing | None:
+        """What makes unqualified names be found in *schema*; ``None``: nothing can."""
+        return None
+
+    def row_pointing(self, tenant_key: str) -> Pointing | None:
+        """What tells the server whose rows a session works with; ``None``: nothing does."""
+        return None
 
     # What the guard runs -------------------------------------------------------------------
 
-    def reset_statement(self) -> str | None:
-        """What takes every trace of raw SQL off a connection; ``None``: close it instead."""
+    def reset_statement(self, driver: str | None = None) -> str | None:
+        """What takes every trace of raw SQL off a connection of *driver*; ``None``: close it."""
         return None
 
     def read_only_statements(self) -> Sequence[str]:
@@ -167,6 +217,18 @@ class Backend:
     def database_exists(self, database: str) -> tuple[str, Mapping[str, Any]]:
         """A query, with parameters, that gives a row if the database exists."""
         raise UnsupportedError(f"databases cannot be listed on {self.kind}")
+
+    def create_schema(self, schema: str, *, owner: str | None = None) -> Sequence[str]:
+        """Statements that create an empty schema."""
+        raise UnsupportedError(f"schemas are databases or do not exist on {self.kind}")
+
+    def drop_schema(self, schema: str) -> Sequence[str]:
+        """Statements that drop a schema."""
+        raise UnsupportedError(f"schemas are databases or do not exist on {self.kind}")
+
+    def schema_exists(self, schema: str) -> tuple[str, Mapping[str, Any]]:
+        """A query, with parameters, that gives a row if the schema exists."""
+        raise UnsupportedError(f"schemas are databases or do not exist on {self.kind}")
 
     #: A query that gives the name of the database a connection is in.
     current_database: ClassVar[str | None] = None

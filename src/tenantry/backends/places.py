@@ -11,10 +11,19 @@ from typing import Any, ClassVar
 from ..errors import UnsupportedError
 from ..servers import Server
 from .base import Backend
+from .mssql import MSSQL
 from .mysql import MySQL
+from .oracle import Oracle
 from .postgresql import PostgreSQL
 
-__all__ = ["MySQLPlaces", "Places", "PostgreSQLPlaces", "places_of"]
+__all__ = [
+    "MSSQLPlaces",
+    "MySQLPlaces",
+    "OraclePlaces",
+    "Places",
+    "PostgreSQLPlaces",
+    "places_of",
+]
 
 Query = tuple[str, Mapping[str, Any]]
 
@@ -168,6 +177,57 @@ SELECT schema_name FROM information_schema.schemata
         )
 
 
+class _SchemasOfBackend(Places):
+    """Schemas, whose statements the backend has."""
+
+    def create_schema(self, schema: str, *, owner: str | None = None) -> Sequence[str]:
+        return self.backend.create_schema(schema, owner=owner)
+
+    def drop_schema(self, schema: str) -> Sequence[str]:
+        return self.backend.drop_schema(schema)
+
+    def schema_exists(self, schema: str) -> Query:
+        return self.backend.schema_exists(schema)
+
+
+class OraclePlaces(_SchemasOfBackend):
+    """Schemas, which are users. Pluggable databases are made by whoever runs the server."""
+
+    identity = """\
+SELECT sys_context('userenv', 'db_unique_name'), sys_context('userenv', 'con_name'),
+       (SELECT TO_CHAR(user_id) FROM all_users WHERE LOWER(username) = LOWER(:schema))
+  FROM dual"""
+    list_databases = "SELECT name FROM v$pdbs ORDER BY name"
+    list_schemas = "SELECT username FROM all_users WHERE oracle_maintained = 'N' ORDER BY username"
+    transactional_ddl = False
+
+
+class MSSQLPlaces(_SchemasOfBackend):
+    """Databases, and schemas within one."""
+
+    identity = """\
+SELECT CAST(SERVERPROPERTY('ServerName') AS nvarchar(128)), CAST(DB_ID() AS varchar(12)),
+       CAST(SCHEMA_ID(:schema) AS varchar(12))"""
+    # The first four of each are the server's own, and schemas from 16384 on those of roles.
+    list_databases = "SELECT name FROM sys.databases WHERE database_id > 4 ORDER BY name"
+    list_schemas = """\
+SELECT name FROM sys.schemas WHERE schema_id > 4 AND schema_id < 16384 ORDER BY name"""
+
+    def lock(self, name: str) -> tuple[Query, Query]:
+        # A resource's name has at most 255 characters (sp_getapplock).
+        resource = "'tenantry:' + CONVERT(varchar(64), HASHBYTES('SHA2_256', :name), 2)"
+        owner = "@LockOwner = 'Session'"
+        take = f"""\
+DECLARE @name nvarchar(255) = {resource}, @got int;
+EXEC @got = sys.sp_getapplock @name, @LockMode = 'Exclusive', {owner}, @LockTimeout = 0;
+SELECT CASE WHEN @got >= 0 THEN 1 ELSE 0 END"""
+        free = f"""\
+DECLARE @name nvarchar(255) = {resource}, @freed int;
+EXEC @freed = sys.sp_releaseapplock @name, {owner};
+SELECT CASE WHEN @freed >= 0 THEN 1 ELSE 0 END"""
+        return (take, {"name": name}), (free, {"name": name})
+
+
 class SQLitePlaces(Places):
     """Files; they are made, listed and identified by the file system."""
 
@@ -178,4 +238,8 @@ def places_of(backend: Backend) -> Places:
         return PostgreSQLPlaces(backend)
     if isinstance(backend, MySQL):
         return MySQLPlaces(backend)
+    if isinstance(backend, Oracle):
+        return OraclePlaces(backend)
+    if isinstance(backend, MSSQL):
+        return MSSQLPlaces(backend)
     return SQLitePlaces(backend)

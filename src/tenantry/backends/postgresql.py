@@ -95,7 +95,7 @@ class PostgreSQL(Backend):
             raise ConfigurationError(f"{shown(value)} cannot be a tenant's key")
         return f"'{value}'"
 
-    def reset_statement(self) -> str | None:
+    def reset_statement(self, driver: str | None = None) -> str | None:
         return _RESET
 
     def read_only_statements(self) -> Sequence[str]:
