@@ -77,7 +77,7 @@ THIRD_PARTIES: dict[str, frozenset[str]] = {
     "directory": frozenset({"sqlalchemy", "tomli"}),
     "fleet.migrate": frozenset({"sqlalchemy", "alembic"}),
     "fleet.alembic_env": frozenset({"sqlalchemy", "alembic"}),
-    "cli": frozenset({"sqlalchemy", "click", "typer", "rich"}),
+    "cli": frozenset({"sqlalchemy", "click", "rich"}),
     "testing": frozenset({"sqlalchemy", "pytest"}),
     "integrations.flask": frozenset({"sqlalchemy", "flask", "werkzeug"}),
     "integrations.flask_sqlalchemy": frozenset({"sqlalchemy", "flask", "flask_sqlalchemy"}),
