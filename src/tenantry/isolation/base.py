@@ -35,7 +35,8 @@ class Target:
 
     *by_path* says that tenants differ by search path only, so that a statement prepared for
     one must not be used for another. *rows* says that row-level security is what keeps them
-    apart, so that the login must be subject to it.
+    apart, so that the login must be subject to it; *filter_rows* that the server does not, so
+    that every statement must carry the tenant's condition.
     """
 
     tenant: Tenant | None
@@ -54,6 +55,7 @@ class Target:
     expect_schema: str | None = None
     by_path: bool = False
     rows: bool = False
+    filter_rows: bool = False
     read_only: bool = False
 
     @property
