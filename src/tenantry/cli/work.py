@@ -105,7 +105,7 @@ def sql(
     tenancy = application.tenancy
     known = chosen(application, options)
     if statement == "-":
-        statement = click.get_text_stream("stdin").read()
+        statement = sys.stdin.read()
     if not statement.strip():
         raise CallerError("the statement is empty")
     with render.progress("sql", len(known), quiet=as_json) as on_outcome:

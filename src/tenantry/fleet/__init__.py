@@ -1,22 +1,38 @@
 """EVERY TENANT: one step, run over many. What the command line does, as typed functions."""
 
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from ..errors import MissingDependencyError
 from .access import Access, Place
 from .application import Source, find_source, project_settings
 from .doctor import Diagnosis, Finding, diagnose
+from .journal import Journal, Run
 from .places import drop_place, make_place, place_exists
 from .provision import Step, create, delete, is_durable, resume, suspend, sweep
 from .runner import Outcome, Report, each, map_tenants, run_all
 from .selection import Selection
 from .work import call, run_program, sql
 
+if TYPE_CHECKING:
+    from .migrate import Scripts, new_revision
+    from .rollout import MigrationStatus, Settings, migrate_tenants, migration_status, pause
+
 __all__ = [
     "Access",
     "Diagnosis",
     "Finding",
+    "Journal",
+    "MigrationStatus",
     "Outcome",
     "Place",
     "Report",
+    "Run",
+    "Scripts",
     "Selection",
+    "Settings",
     "Source",
     "Step",
     "call",
@@ -29,6 +45,10 @@ __all__ = [
     "is_durable",
     "make_place",
     "map_tenants",
+    "migrate_tenants",
+    "migration_status",
+    "new_revision",
+    "pause",
     "place_exists",
     "project_settings",
     "resume",
@@ -38,3 +58,28 @@ __all__ = [
     "suspend",
     "sweep",
 ]
+
+_NEED_ALEMBIC = {
+    "MigrationStatus": "rollout",
+    "Scripts": "migrate",
+    "Settings": "rollout",
+    "migrate_tenants": "rollout",
+    "migration_status": "rollout",
+    "new_revision": "migrate",
+    "pause": "rollout",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _NEED_ALEMBIC:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    try:
+        module = importlib.import_module(f".{_NEED_ALEMBIC[name]}", __name__)
+    except ModuleNotFoundError as error:
+        if error.name is None or not error.name.startswith("alembic"):
+            raise
+        raise MissingDependencyError(
+            "migrations need Alembic; run `pip install 'tenantry[alembic]'`"
+        ) from None
+    value = globals()[name] = getattr(module, name)
+    return value

@@ -13,9 +13,9 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import replace
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
-from sqlalchemy import Connection, Engine, create_engine
+from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.pool import NullPool
 
 from ..backends import Backend, SQLite, backend_of
@@ -29,6 +29,8 @@ from ..tenant import Placement, Tenant
 __all__ = ["Access", "Place"]
 
 A = TypeVar("A", bound="Access")
+#: Server, by the admin login, database, autocommit.
+_Key = tuple[str, bool, "str | None", bool]
 _target: ContextVar[Target] = ContextVar("tenantry_fleet_target")
 
 
@@ -75,7 +77,7 @@ class Access:
         self._servers = servers
         self._keep = keep
         self._engines: dict[tuple[str, bool], Engine] = {}
-        self._idle: list[tuple[tuple[str, bool, str | None], Connection]] = []
+        self._idle: list[tuple[_Key, Connection]] = []
         self._lock = threading.Lock()
 
     def place(self, tenant: Tenant) -> Place:
@@ -116,12 +118,12 @@ class Access:
             ServerUnavailableError: The server does not answer.
         """
         login = admin and server.admin is not None
-        key = (server.name, login, database)
+        key = (server.name, login, database, autocommit)
         connection = self._take(key)
         if connection is None:
             connection = self._open(server, database, login, tenant)
-        if autocommit:
-            connection = connection.execution_options(isolation_level="AUTOCOMMIT")
+            if autocommit:
+                connection = connection.execution_options(isolation_level="AUTOCOMMIT")
         try:
             yield connection
         except BaseException:
@@ -130,12 +132,16 @@ class Access:
             raise
         if connection.in_transaction():
             connection.rollback()
-        if autocommit or not self._give(key, connection):
+        if not self._give(key, connection):
             connection.close()
 
     @contextmanager
-    def enter(self, place: Place, *, autocommit: bool = False) -> Iterator[Connection]:
+    def enter(
+        self, place: Place, *, autocommit: bool = False, write: bool = False
+    ) -> Iterator[Connection]:
         """A connection to *place*, its schema first on the path; whatever the tenant's state.
+
+        With *write* transactions on SQLite take the write lock when they begin.
 
         Raises:
             PlacementMissingError: The place does not exist.
@@ -149,6 +155,8 @@ class Access:
         ) as connection:
             if place.schema is not None and place.server.kind == "postgresql":
                 point(connection, place.schema)
+            if write:
+                connection = connection.execution_options(tenantry_write=True)
             yield connection
 
     def close(self) -> None:
@@ -186,6 +194,8 @@ class Access:
             url = used.url.set(drivername=f"sqlite+{driver}", database=":memory:")
             if database is not None:
                 url = backend.url(used, database, driver)
+            else:
+                used = replace(used, create_missing=True)  # in memory: nothing is missing there
         else:
             url = backend.url(used, database, driver)
         target = Target(tenant=tenant, server=used, backend=backend, bucket=(), url=url)
@@ -195,14 +205,14 @@ class Access:
         finally:
             _target.reset(token)
 
-    def _take(self, key: tuple[str, bool, str | None]) -> Connection | None:
+    def _take(self, key: _Key) -> Connection | None:
         with self._lock:
             for index in range(len(self._idle) - 1, -1, -1):
                 if self._idle[index][0] == key:
                     return self._idle.pop(index)[1]
         return None
 
-    def _give(self, key: tuple[str, bool, str | None], connection: Connection) -> bool:
+    def _give(self, key: _Key, connection: Connection) -> bool:
         if not self._keep or connection.closed or connection.invalidated:
             return False
         with self._lock:
@@ -241,4 +251,20 @@ def _engine(server: Server) -> Engine:
         poolclass=NullPool,
         creator=lambda: open_connection(engine.dialect, _target.get(), False),
     )
+    if server.kind == "sqlite":
+        # The driver begins transactions late and not for DDL; so it begins none, and we do
+        # (SQLAlchemy manual, "Enabling Non-Legacy SQLite Transactional Modes").
+        event.listen(engine, "connect", _sqlite_driver_begins_none)
+        event.listen(engine, "begin", _sqlite_begin)
     return engine
+
+
+def _sqlite_driver_begins_none(connection: Any, _record: object) -> None:
+    connection.isolation_level = None
+
+
+def _sqlite_begin(connection: Connection) -> None:
+    options = connection.get_execution_options()
+    if options.get("isolation_level") != "AUTOCOMMIT":
+        now = " IMMEDIATE" if options.get("tenantry_write") else ""
+        connection.exec_driver_sql(f"BEGIN{now}")

@@ -21,15 +21,21 @@ from .access import Access, Place
 __all__ = ["holding"]
 
 
+def lock_name(place: Place, verb: str) -> str:
+    """What the lock of *verb* on *place* is called."""
+    return f"{verb}:{'/'.join(place.key[1:])}"
+
+
 @contextlib.contextmanager
 def holding(
-    access: Access, place: Place, verb: str, *, wait_seconds: float = 0.0
+    access: Access, place: Place, verb: str, *, wait_seconds: float = 0.0, inside: bool = False
 ) -> Iterator[bool]:
     """Hold the lock of *verb* on *place* for the block; says whether it was got in time.
 
-    *wait_seconds* is how long another holder is waited for.
+    *wait_seconds* is how long another holder is waited for. PostgreSQL keeps these locks per
+    database: *inside* takes it in the place's own, which must exist, else in the server's.
     """
-    name = f"{verb}:{'/'.join(place.key[1:])}"
+    name = lock_name(place, verb)
     if isinstance(place.backend, SQLite):
         file = place.file()
         with _file_lock(file.with_name(f".{file.name[:200]}.{verb}.lock"), wait_seconds) as got:
@@ -37,7 +43,8 @@ def holding(
         return
     (take, parameters), (free, _) = places_of(place.backend).lock(name)
     deadline = time.monotonic() + wait_seconds
-    with access.connect(place.server, admin=True, autocommit=True) as connection:
+    database = place.database if inside else None
+    with access.connect(place.server, database, admin=not inside, autocommit=True) as connection:
         pause = 0.01
         while not connection.execute(text(take), dict(parameters)).scalar():
             if time.monotonic() >= deadline:

@@ -1,0 +1,113 @@
+"""Statements about the version tables of tenants, and around each step of a migration."""
+
+# ruff: noqa: S608 - names come from the scripts and the directory, and are quoted here
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from .base import Backend
+
+__all__ = [
+    "MOVED_ON",
+    "STEPS_TABLE",
+    "begin_message",
+    "guard",
+    "heads_of_databases",
+    "heads_of_schemas",
+    "read_heads",
+    "schemas_with",
+]
+
+#: SQLSTATE with which the guard says that a tenant stands elsewhere than expected.
+MOVED_ON = "TN001"
+
+#: How far a revision has come that cannot be one transaction; exists for as long as one has not.
+STEPS_TABLE = "tenantry_steps"
+
+
+def literal(value: str) -> str:
+    """*value* as a string in SQL; revision ids and recorded names only."""
+    if "\0" in value or "\\" in value:
+        raise ValueError("neither a NUL nor a backslash can stand here")
+    return "'" + value.replace("'", "''") + "'"
+
+
+def begin_message(
+    backend: Backend, schema: str | None, lock_name: str, lock_timeout_seconds: float
+) -> str:
+    """PostgreSQL: what stands before the statements of one step, in one message with them."""
+    parts = ["BEGIN"]
+    if schema is not None:
+        parts.append(f"SET LOCAL search_path TO {backend.quote(schema)}, pg_temp")
+    parts.append(f"SET LOCAL lock_timeout TO '{round(lock_timeout_seconds * 1000)}ms'")
+    parts.append(
+        "SELECT pg_catalog.pg_advisory_xact_lock("
+        f"pg_catalog.hashtextextended({literal('tenantry:' + lock_name)}, 0))"
+    )
+    return ";\n".join(parts) + ";\n"
+
+
+def guard(table: str, expected: Sequence[str]) -> str:
+    """PostgreSQL: raises :data:`MOVED_ON` unless the version table holds just *expected*."""
+    heads = literal(",".join(sorted(expected)))
+    quoted = '"' + table.replace('"', '""') + '"'
+    return f"""\
+DO $tenantry$
+DECLARE heads text := '';
+BEGIN
+  IF pg_catalog.to_regclass({literal(quoted)}) IS NOT NULL THEN
+    SELECT coalesce(pg_catalog.string_agg(version_num, ',' ORDER BY version_num COLLATE "C"), '')
+      INTO heads FROM {quoted};
+  END IF;
+  IF heads <> {heads} THEN
+    RAISE EXCEPTION 'the tenant is at revision %', heads USING ERRCODE = '{MOVED_ON}';
+  END IF;
+END
+$tenantry$;
+"""
+
+
+def read_heads(backend: Backend, table: str, schema: str | None = None) -> tuple[str, str]:
+    """Two queries: one that gives a row if the version table exists, and one that reads it."""
+    name = backend.quote(table)
+    if backend.kind == "postgresql":
+        if schema is not None:
+            name = f"{backend.quote(schema)}.{name}"
+        exists = f"SELECT 1 WHERE pg_catalog.to_regclass({literal(name)}) IS NOT NULL"
+    elif backend.kind == "sqlite":
+        exists = f"SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = {literal(table)}"
+    else:
+        exists = (
+            "SELECT 1 FROM information_schema.tables WHERE table_schema = DATABASE() "
+            f"AND table_name = {literal(table)}"
+        )
+    return exists, f"SELECT version_num FROM {name}"
+
+
+def schemas_with(table: str) -> str:
+    """PostgreSQL: every schema of the database, and whether it has the version table."""
+    return f"""\
+SELECT n.nspname, c.oid IS NOT NULL
+  FROM pg_catalog.pg_namespace n
+  LEFT JOIN pg_catalog.pg_class c
+    ON c.relnamespace = n.oid AND c.relname = {literal(table)} AND c.relkind IN ('r', 'p')
+ WHERE n.nspname !~ '^pg_' AND n.nspname <> 'information_schema'"""
+
+
+def heads_of_schemas(backend: Backend, table: str, schemas: Sequence[str]) -> str:
+    """One query: (schema, revision) for each of *schemas*, all of which have the table."""
+    name = backend.quote(table)
+    return "\nUNION ALL ".join(
+        f"SELECT {literal(schema)} AS place, version_num FROM {backend.quote(schema)}.{name}"
+        for schema in schemas
+    )
+
+
+def heads_of_databases(table: str) -> str:
+    """MySQL: every database of the server, and whether it has the version table."""
+    return f"""\
+SELECT s.schema_name, t.table_name IS NOT NULL
+  FROM information_schema.schemata s
+  LEFT JOIN information_schema.tables t
+    ON t.table_schema = s.schema_name AND t.table_name = {literal(table)}"""
