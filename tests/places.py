@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -29,7 +30,8 @@ T = TypeVar("T")
 
 PASSWORD = "password-of-test-roles"
 
-_numbers = itertools.count(1)
+# Several workers share one server, so names carry the process.
+_numbers = (f"{os.getpid():x}x{number}" for number in itertools.count(1))
 
 
 class Base(DeclarativeBase):

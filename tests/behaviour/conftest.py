@@ -3,30 +3,41 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
+from sqlalchemy import delete
+from sqlalchemy.orm import Session
 
 from tenantry import Tenancy
-from tests.places import KINDS, Door, Kind, Place, made
+from tests.places import KINDS, Author, Door, Kind, Note, Place, made
 
 
-@pytest.fixture(params=KINDS, ids=str)
-def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Place]:
+@pytest.fixture(params=KINDS, ids=str, scope="module")
+def place(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Place]:
     kind: Kind = request.param
     address = None if kind.server == "sqlite" else request.getfixturevalue(kind.server)
-    with made(kind, tmp_path, address) as place:
+    with made(kind, tmp_path_factory.mktemp(str(kind)), address) as place:
         yield place
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def tenancy(place: Place) -> Iterator[Tenancy]:
-    """Two tenants, ``uk`` and ``aus``, with empty tables."""
+    """Two tenants, ``uk`` and ``aus``, with tables that are empty before each test."""
     tenancy = place.tenancy("uk", "aus", max_connections=8)
     yield tenancy
     tenancy.close()
 
 
 @pytest.fixture
-def door(place: Place, tenancy: Tenancy) -> Door:
-    return Door(tenancy, place.kind.is_async)
+def door(place: Place, tenancy: Tenancy) -> Iterator[Door]:
+    door = Door(tenancy, place.kind.is_async)
+    yield door
+    for tenant in tenancy.tenants():
+        door.run(tenant.id, empty)
+
+
+def empty(session: Session) -> None:
+    session.execute(delete(Note))
+    session.execute(delete(Author))

@@ -44,25 +44,22 @@ def filled(door: Door) -> Door:
 def readings(session: Session) -> list[str]:
     """The tenant's name, read in every way that a session knows."""
     connection = session.connection()
-    session.expire_all()
     note = session.get(Note, 1)
     assert note is not None
+    session.expire(note)
     seen = [note.tenant]
     session.refresh(note)
-    seen.append(note.tenant)
-    seen.append(note.author.name if note.author else "none")
-    seen.extend(session.scalars(select(Note.tenant)))
-    seen.extend(session.scalars(select(Note).options(selectinload(Note.author))).one().tenant)
-    seen[-len(note.tenant) :] = [note.tenant]
-    seen.extend(session.scalars(text("SELECT tenant FROM notes")))
-    seen.extend(
-        session.scalars(select(Note).from_statement(text("SELECT * FROM notes")))
-        .one()
-        .tenant.split()
-    )
-    seen.extend(row.tenant for row in connection.execute(select(Note.__table__)))
-    seen.extend(connection.exec_driver_sql("SELECT tenant FROM notes").scalars())
-    seen.append(session.query(Note).one().tenant)
+    seen += [note.tenant, note.author.name if note.author else "none"]
+    seen += session.scalars(select(Note.tenant))
+    seen += [
+        each.tenant for each in session.scalars(select(Note).options(selectinload(Note.author)))
+    ]
+    seen += session.scalars(text("SELECT tenant FROM notes"))
+    loaded = session.scalars(select(Note).from_statement(text("SELECT * FROM notes")))
+    seen += [each.tenant for each in loaded]
+    seen += connection.scalars(select(Note.__table__.c.tenant))
+    seen += connection.exec_driver_sql("SELECT tenant FROM notes").scalars()
+    seen += [each.tenant for each in session.query(Note)]
     return seen
 
 
