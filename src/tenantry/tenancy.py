@@ -11,19 +11,21 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from sqlalchemy import Engine, MetaData
 from sqlalchemy.engine import URL
-from sqlalchemy.ext.asyncio import AsyncEngine
 
 from . import context
 from .directory import Directory
 from .directory.static import from_env, from_file, from_mapping
 from .errors import CallerError, ConfigurationError, NoTenantError, TenantSwitchError
-from .orm import AsyncTenantSession, TenantSession, is_shared
+from .orm import TenantSession, is_shared
 from .routing import Budget, RoutedEngine, Router
 from .servers import Server
 from .tenant import Placement, Tenant
 
 if TYPE_CHECKING:
+    from sqlalchemy.ext.asyncio import AsyncEngine
+
     from .fleet import Report, Selection
+    from .orm import AsyncTenantSession
 
 __all__ = ["Tenancy"]
 
@@ -221,6 +223,8 @@ class Tenancy:
         with self._lock:
             found = self._async_engines.get(engine)
             if found is None:
+                from .orm.asession import AsyncEngine
+
                 found = self._async_engines[engine] = AsyncEngine(engine)
             return found
 
@@ -272,7 +276,7 @@ class Tenancy:
         self,
         tenant: str | Tenant | None = None,
         *,
-        class_: type[AsyncTenantSession] = AsyncTenantSession,
+        class_: type[AsyncTenantSession] | None = None,
         **options: Any,
     ) -> AsyncTenantSession:
         """The same for asyncio: an AsyncSession.
@@ -280,10 +284,12 @@ class Tenancy:
         Raises:
             NoTenantError: No tenant is current and none was given.
         """
+        from .orm.asession import AsyncEngine, AsyncTenantSession
+
         options.setdefault("named_binds", self.named_binds)
         named = bool(options["named_binds"])
         engine = self._pinned(tenant, is_async=True, named=named)
-        return class_(AsyncEngine(engine), **options)
+        return (class_ or AsyncTenantSession)(AsyncEngine(engine), **options)
 
     def sessionmaker(self, **options: Any) -> Callable[[], TenantSession]:
         """Like SQLAlchemy's ``sessionmaker``: each call makes a session of who is current then."""
@@ -371,6 +377,8 @@ class Tenancy:
         """The same on an event loop, for its own connections."""
         for engine in self._router.engines():
             if engine.dialect.is_async:
+                from .orm.asession import AsyncEngine
+
                 await AsyncEngine(engine).dispose()
             else:
                 engine.dispose()

@@ -13,7 +13,6 @@ from typing import Any, NoReturn
 import sqlalchemy
 from sqlalchemy import event, inspect
 from sqlalchemy.engine import Connection
-from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import ORMExecuteState, Session
 from sqlalchemy.orm.state import InstanceState
 
@@ -30,7 +29,7 @@ from ..tenant import State, Tenant
 from .models import bind_key_of, is_shared, tables_of
 from .scope import check_written, in_rows, rows_class
 
-__all__ = ["AsyncTenantSession", "TenantSession"]
+__all__ = ["TenantSession"]
 
 _SHARED_STAMP = "(shared)"
 _INFO = "tenantry"
@@ -244,19 +243,6 @@ class TenantSession(Session):
 
     def __reduce__(self) -> NoReturn:
         raise TypeError("a session is not pickled; pickle its objects and merge them")
-
-
-class AsyncTenantSession(AsyncSession):
-    """SQLAlchemy's AsyncSession over a :class:`TenantSession`."""
-
-    sync_session_class = TenantSession
-
-    @property
-    def tenant(self) -> Tenant | None:
-        """The session's tenant; ``None`` for a session of the shared place."""
-        session = self.sync_session
-        assert isinstance(session, TenantSession)
-        return session.tenant
 
 
 def _tenant_of(engine: RoutedEngine) -> tuple[Tenant | None, bool]:

@@ -14,7 +14,6 @@ from typing import Any
 from sqlalchemy import create_engine, event
 from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.engine.base import OptionEngineMixin
-from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import PoolProxiedConnection
 from sqlalchemy.util.concurrency import await_only
 
@@ -345,11 +344,12 @@ class Router:
             for name, value in self._engine_options.items()
             if not name.startswith("pool_")
         }
-        engine = (
-            create_async_engine(url, pool=pool, **options).sync_engine
-            if is_async
-            else create_engine(url, pool=pool, **options)
-        )
+        if is_async:
+            from sqlalchemy.ext.asyncio import create_async_engine  # needs greenlet
+
+            engine = create_async_engine(url, pool=pool, **options).sync_engine
+        else:
+            engine = create_engine(url, pool=pool, **options)
         # The objects stay SQLAlchemy's own; only what they do on the way is added.
         engine.__class__ = RoutedEngine
         engine.dialect.__class__ = routed_dialect_class(type(engine.dialect))
