@@ -102,5 +102,5 @@ def _line(status: int, answer: dict[str, object]) -> Text:
     line.append(str(answer["tenant"]), f"bold {_COLOURS.get(str(answer['tenant']), '')}")
     orders = answer["orders"]
     assert isinstance(orders, list)
-    line.append(f"  from {answer['database']}, named by {answer['because']}: ")
+    line.append(f" from {answer['database']}, named by {answer['because']}: ")
     return line.append(f"{len(orders)} orders, {answer['total']}")

@@ -53,7 +53,7 @@ SOURCE = "tenantry.source"
 _WORDS: Mapping[type[TenantryError], str] = {
     TenantNotIdentifiedError: "The request does not say which tenant it is for.",
     InvalidTokenError: "The token is not valid. Log in again.",
-    TenantMismatchError: "You are logged in to another tenant than the one asked for.",
+    TenantMismatchError: "The request is for two different tenants.",
     UnknownTenantError: "There is no such tenant.",
     TenantDeletedError: "There is no such tenant.",
     TenantSuspendedError: "This tenant is suspended.",
