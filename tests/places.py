@@ -63,6 +63,7 @@ class Kind:
     is_async: bool = False
     isolation: Isolation = Isolation.DATABASE
     switch: Switch | None = None
+    pooled: bool = False
 
     def __str__(self) -> str:
         words = [self.server, self.driver]
@@ -72,6 +73,8 @@ class Kind:
             words.append(self.isolation.value)
         if self.switch is not None:
             words.append(self.switch.value)
+        if self.pooled:
+            words.append("pgbouncer")
         return "-".join(words)
 
 
@@ -98,6 +101,12 @@ KINDS = [
     Kind("postgresql", "psycopg2", isolation=Isolation.ROWS),
     Kind("postgresql", "psycopg", True, Isolation.ROWS),
     Kind("postgresql", "asyncpg", True, Isolation.ROWS),
+    Kind("postgresql", "psycopg", pooled=True),
+    Kind("postgresql", "asyncpg", True, pooled=True),
+    Kind("postgresql", "psycopg", isolation=Isolation.SCHEMA, pooled=True),
+    Kind("postgresql", "psycopg2", isolation=Isolation.SCHEMA, pooled=True),
+    Kind("postgresql", "asyncpg", True, Isolation.SCHEMA, pooled=True),
+    Kind("postgresql", "psycopg", True, Isolation.ROWS, pooled=True),
     Kind("mariadb", "pymysql", isolation=Isolation.SCHEMA),
     Kind("sqlite", "pysqlite", isolation=Isolation.SCHEMA),
     Kind("sqlite", "aiosqlite", True, Isolation.SCHEMA),
@@ -115,6 +124,7 @@ class Place:
     kind: Kind
     folder: Path
     address: ServerAddress | None
+    pooler: ServerAddress | None = None
     _made: list[str] = field(default_factory=list)
     _roles: list[str] = field(default_factory=list)
     _shared_database: str | None = None
@@ -129,7 +139,7 @@ class Place:
         dialect = "postgresql" if self.kind.server == "postgresql" else "mysql"
         options.setdefault("async_driver", self.kind.driver if self.kind.is_async else None)
         drivername = dialect if self.kind.is_async else f"{dialect}+{self.kind.driver}"
-        url = self.address.url(drivername)
+        url = (self.pooler or self.address).url(drivername)
         if self._shares_database:
             url = url.set(database=self.shared_database, username=self.login, password=PASSWORD)
         return Server.from_url(name, url, **options)
@@ -151,6 +161,8 @@ class Place:
         """The application's login in :attr:`shared_database`."""
         if self._login is None:
             self._login = self.role("app")
+            if self.kind.pooled:
+                self.execute(f"ALTER ROLE \"{self._login}\" SET search_path = ''")
         return self._login
 
     def role(self, label: str) -> str:
@@ -270,9 +282,14 @@ class Door:
 
 
 @contextmanager
-def made(kind: Kind, folder: Path, address: ServerAddress | None) -> Iterator[Place]:
+def made(
+    kind: Kind,
+    folder: Path,
+    address: ServerAddress | None,
+    pooler: ServerAddress | None = None,
+) -> Iterator[Place]:
     """A place of *kind*; everything made in it is dropped at the end."""
-    place = Place(kind, folder, address)
+    place = Place(kind, folder, address, pooler if kind.pooled else None)
     try:
         yield place
     finally:

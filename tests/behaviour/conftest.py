@@ -18,7 +18,8 @@ def place(
 ) -> Iterator[Place]:
     kind: Kind = request.param
     address = None if kind.server == "sqlite" else request.getfixturevalue(kind.server)
-    with made(kind, tmp_path_factory.mktemp(str(kind)), address) as place:
+    pooler = request.getfixturevalue("pgbouncer") if kind.pooled else None
+    with made(kind, tmp_path_factory.mktemp(str(kind)), address, pooler) as place:
         yield place
 
 

@@ -179,12 +179,13 @@ def lend_bare(record: BucketRecord) -> None:
     """
     record.lent += 1
     if record.armed:
-        _arm_session(record, "raw_connection()")
+        _refuse_pooled(record, "raw_connection()")
+        _arm_session(record)
         record.armed = False
         _autocommit(record, False)
 
 
-def _arm_session(record: BucketRecord, what: str) -> None:
+def _refuse_pooled(record: BucketRecord, what: str) -> None:
     target = record.target
     if record.pool.pooled.get(target.server.name):
         raise UnsupportedError(
@@ -192,6 +193,10 @@ def _arm_session(record: BucketRecord, what: str) -> None:
             "transaction pooler; use a transaction, or a server entry that goes past the pooler",
             tenant_id=target.tenant_id,
         )
+
+
+def _arm_session(record: BucketRecord) -> None:
+    target = record.target
     if target.arm_session is None or record.session_armed:
         return
     record.dirty = True
@@ -212,7 +217,9 @@ def begin(record: BucketRecord) -> None:
     """BEGIN and the tenant's settings, in one message."""
     target = record.target
     if record.isolation_level == "AUTOCOMMIT":
-        _arm_session(record, "AUTOCOMMIT")
+        if target.arm_session is not None:
+            _refuse_pooled(record, "AUTOCOMMIT")
+        _arm_session(record)
         return
     words = ["BEGIN"]
     if record.isolation_level is not None:
