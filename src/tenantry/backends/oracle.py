@@ -61,7 +61,7 @@ class Oracle(Backend):
         if database is None:
             return url
         others = {key: value for key, value in url.query.items() if key != "service_name"}
-        return url.set(database=None, query={**others, "service_name": database})
+        return url.set(database="", query={**others, "service_name": database})
 
     def check_database_name(self, server: Server, database: str) -> None:
         super().check_database_name(server, database)
