@@ -13,7 +13,7 @@ from sqlalchemy import Engine, MetaData
 from sqlalchemy.engine import URL
 
 from . import context
-from .directory import Directory
+from .directory import CachedDirectory, Directory, TableDirectory
 from .directory.static import from_env, from_file, from_mapping
 from .errors import CallerError, ConfigurationError, NoTenantError, TenantSwitchError
 from .orm import TenantSession, is_shared
@@ -66,7 +66,9 @@ class Tenancy:
             if isinstance(servers, Mapping)
             else {server.name: server for server in servers}
         )
-        self.directory: Directory = directory
+        self.directory: Directory = (
+            CachedDirectory(directory) if isinstance(directory, TableDirectory) else directory
+        )
         self.budget = Budget(max_connections, per_tenant=per_tenant, wait_seconds=wait_seconds)
         self._router = Router(
             self.directory,
@@ -406,10 +408,12 @@ class UseTenant:
 
     async def __aenter__(self) -> Tenant:
         tenant = self._tenant
-        if not isinstance(tenant, Tenant):
-            known = self._directory.peek(tenant) if isinstance(tenant, str) else None
-            tenant = known or await asyncio.to_thread(self._directory.get, tenant)
-        return self._enter(tenant)
+        if isinstance(tenant, Tenant):
+            return self._enter(tenant)
+        known = self._directory.peek(tenant)
+        if known is None:
+            known = await asyncio.to_thread(self._directory.get, tenant)
+        return self._enter(known)
 
     def _enter(self, tenant: Tenant) -> Tenant:
         if self._scope is not None:

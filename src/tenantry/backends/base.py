@@ -200,6 +200,16 @@ class Backend:
         """Whether *error* of a connection attempt says that the database does not exist."""
         return False
 
+    def is_missing_table(self, error: BaseException) -> bool:
+        """Whether *error* of a statement says that a table, schema or database is missing."""
+        return False
+
+    def place_exists(self, name: str | None) -> str | None:
+        """A query that gives a row if the schema *name* (a database, where that is the same)
+        exists; ``None`` if there is nothing to ask.
+        """
+        return None
+
     def is_read_only_refusal(self, error: BaseException) -> bool:
         """Whether *error* says that a write met a read-only connection."""
         return False

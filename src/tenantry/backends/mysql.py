@@ -32,6 +32,15 @@ class MySQL(Backend):
     def is_missing_database(self, error: BaseException) -> bool:
         return _number(error) == _UNKNOWN_DATABASE
 
+    def is_missing_table(self, error: BaseException) -> bool:
+        return _number(error) in (1046, 1049, 1146)  # no database, unknown database, no table
+
+    def place_exists(self, name: str | None) -> str | None:
+        if name is None:
+            return None
+        quoted = name.replace("\\", "\\\\").replace("'", "''")
+        return f"SELECT 1 FROM information_schema.schemata WHERE schema_name = '{quoted}'"  # noqa: S608
+
     def is_read_only_refusal(self, error: BaseException) -> bool:
         return _number(error) in _READ_ONLY
 

@@ -106,6 +106,15 @@ class PostgreSQL(Backend):
         text = str(error)
         return sqlstate(error) == "3D000" or ("database" in text and "does not exist" in text)
 
+    def is_missing_table(self, error: BaseException) -> bool:
+        return sqlstate(error) in ("42P01", "3F000")  # undefined_table, invalid_schema_name
+
+    def place_exists(self, name: str | None) -> str | None:
+        if name is None:
+            return None
+        quoted = name.replace("'", "''")
+        return f"SELECT 1 FROM pg_catalog.pg_namespace WHERE nspname = '{quoted}'"  # noqa: S608
+
     def is_read_only_refusal(self, error: BaseException) -> bool:
         return sqlstate(error) == "25006"
 

@@ -33,6 +33,8 @@ class Target:
     * *translate* is the schema that SQLAlchemy puts before each table,
     * *expect_schema* is the schema in which a fresh connection must find itself.
 
+    *schema* is the tenant's own schema, whichever way it is reached.
+
     *by_path* says that tenants differ by search path only, so that a statement prepared for
     one must not be used for another. *rows* says that row-level security is what keeps them
     apart, so that the login must be subject to it; *filter_rows* that the server does not, so
@@ -53,6 +55,7 @@ class Target:
     attach: str | None = None
     translate: str | None = None
     expect_schema: str | None = None
+    schema: str | None = None
     by_path: bool = False
     rows: bool = False
     filter_rows: bool = False

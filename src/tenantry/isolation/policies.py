@@ -17,6 +17,7 @@ from sqlalchemy import (
     Column,
     DefaultClause,
     ForeignKeyConstraint,
+    Index,
     MetaData,
     Table,
     UniqueConstraint,
@@ -34,7 +35,7 @@ __all__ = ["adoption_statements", "policy_statements", "rows_metadata", "view_st
 POLICY = "tenantry_tenant"
 FENCE = "tenantry_fence"
 _quote = PostgreSQL().quote
-_dialect = postgresql.dialect()
+_dialect = postgresql.dialect()  # type: ignore[no-untyped-call]  # SQLAlchemy gives it no types
 
 
 def rows_metadata(metadata: MetaData) -> MetaData:
@@ -99,10 +100,10 @@ def _with_tenant_in_keys(table: Table) -> None:
             )
         elif isinstance(constraint, ForeignKeyConstraint):
             _with_tenant_in_foreign_key(table, column, constraint)
-    for index in table.indexes:
+    for index in list(table.indexes):
         if index.unique and column.name not in index.columns:
-            index.columns.add(column)
-            index.expressions.insert(0, column)
+            table.indexes.discard(index)
+            Index(index.name, column, *index.expressions, unique=True, **index.dialect_kwargs)
 
 
 def _with_tenant_in_foreign_key(

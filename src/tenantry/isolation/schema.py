@@ -47,6 +47,7 @@ def schema_target(
         bucket=(server.name, placement.database, stamp),
         url=backend.schema_url(server, placement.database, driver),
         is_async=is_async,
+        schema=schema,
         read_only=read_only,
     )
     if backend.attaches_schemas:

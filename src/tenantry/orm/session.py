@@ -188,7 +188,7 @@ class TenantSession(Session):
             state.identity_token = self._stamp
         return attached
 
-    def _identity_lookup(
+    def _identity_lookup(  # type: ignore[override]  # passed on as they come
         self, mapper: Any, primary_key_identity: Any, identity_token: Any = None, **kw: Any
     ) -> Any:
         # The hook that SQLAlchemy's horizontal sharding uses: keys carry the tenant.

@@ -14,6 +14,7 @@ from sqlalchemy.engine.interfaces import DBAPIConnection, Dialect
 from ..errors import PlacementMissingError, ServerUnavailableError, TenantryError
 from ..isolation import Target
 from ..servers import Server
+from .missing import missing_place
 
 __all__ = ["open_connection"]
 
@@ -38,14 +39,14 @@ def open_connection(dialect: Dialect, target: Target, pooled: bool) -> DBAPIConn
     if not isinstance(error, Exception):  # a cancellation, an interrupt
         raise error.with_traceback(None)
     if isinstance(error, PlacementMissingError):
-        raise _missing(target)
+        raise missing_place(target)
     if isinstance(error, TenantryError):
         raise error.with_traceback(None)
     missing = target.backend.is_missing_database(error)
     cause = _described(error, target.server)
     del error
     if missing:
-        raise _missing(target) from cause
+        raise missing_place(target) from cause
     whom = f"tenant {target.tenant.id!r}" if target.tenant is not None else "the shared place"
     raise ServerUnavailableError(
         f"server {target.server.name!r} gave no connection for {whom} "
@@ -53,15 +54,6 @@ def open_connection(dialect: Dialect, target: Target, pooled: bool) -> DBAPIConn
         tenant_id=target.tenant_id,
         server=target.server.name,
     ) from cause
-
-
-def _missing(target: Target) -> PlacementMissingError:
-    whom = f"tenant {target.tenant.id!r}" if target.tenant is not None else "the shared place"
-    return PlacementMissingError(
-        f"the database of {whom} does not exist on server {target.server.name!r}; "
-        "`tenantry doctor` compares the directory with the servers",
-        tenant_id=target.tenant_id,
-    )
 
 
 def _dial(dialect: Dialect, target: Target, pooled: bool) -> DBAPIConnection:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 from sqlalchemy import create_engine, event
 from sqlalchemy.engine import Connection, Engine
@@ -30,6 +30,7 @@ from .dialect import routed_dialect_class
 from .filter import before_execute
 from .limits import Budget
 from .pool import BucketRecord, RoutedPool, target_of_checkout
+from .translate import translate
 
 __all__ = ["RoutedConnection", "RoutedEngine", "Router", "tenant_of_execution"]
 
@@ -71,7 +72,7 @@ class RoutedEngine(Engine):
 
     def pinned(self, tenant: Tenant | None) -> RoutedEngine:
         """This engine for one tenant (``None``: the shared place) whoever is current."""
-        engine = self.execution_options()
+        engine = cast(RoutedEngine, self.execution_options())
         engine._pin = tenant
         engine._pin_shared = tenant is None
         return engine
@@ -96,7 +97,7 @@ class RoutedEngine(Engine):
         if _root(engine) is _root(self):
             engine = self
         elif self._execution_options:
-            engine = engine.execution_options(**self._execution_options)
+            engine = cast(RoutedEngine, engine.execution_options(**self._execution_options))
         if engine._pin is None and not engine._pin_shared:
             # A connection that must be opened anew after a loss stays with its tenant.
             engine = engine.pinned(target.tenant)
@@ -141,7 +142,7 @@ class RoutedEngine(Engine):
 def _root(engine: Engine) -> Engine:
     """The engine itself, below any that only carry options."""
     while isinstance(engine, OptionEngineMixin):
-        engine = engine._proxied  # type: ignore[attr-defined]
+        engine = engine._proxied
     return engine
 
 
@@ -355,6 +356,7 @@ class Router:
         engine.dialect.__class__ = routed_dialect_class(type(engine.dialect))
         assert isinstance(engine, RoutedEngine)
         engine._router = self
+        event.listen(engine, "handle_error", translate)
         pool.driver_error = engine.dialect.loaded_dbapi.Error
         return engine
 

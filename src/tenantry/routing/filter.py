@@ -81,7 +81,7 @@ def filtered(element: Any, tenant: Tenant) -> Any:
                 "tables; add the mixin TenantRows, or mark the table as shared",
                 tenant_id=tenant.id,
             )
-    key = bindparam("tenantry_key", tenant.key, unique=True)
+    key: BindParameter[str] = bindparam("tenantry_key", tenant.key, unique=True)
 
     def condition(statement: Any) -> None:
         for table in _own_tables(statement):
@@ -131,8 +131,8 @@ def _check_values(
         return
     if isinstance(element, Insert) and element.select is not None:
         raise UnsupportedError(
-            f"INSERT ... SELECT into {table.name!r} cannot be checked where the server does not "  # type: ignore[attr-defined]
-            "keep rows apart; read the rows first and insert them",
+            f"INSERT ... SELECT into {column.table.name!r} cannot be checked where the server does "
+            "not keep rows apart; read the rows first and insert them",
             tenant_id=tenant.id,
         )
     given: list[Any] = [row[column.key] for row in rows if column.key in row]

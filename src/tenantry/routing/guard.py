@@ -22,6 +22,7 @@ from ..errors import (
     UnsupportedError,
 )
 from ..naming import shown
+from .missing import missing_place
 from .statements import ends_transaction, keeps_session_state
 
 if TYPE_CHECKING:
@@ -105,7 +106,8 @@ def prepare_new(record: BucketRecord) -> None:
     if target.by_path or pooled.get(target.server.name):
         if record.driver == "psycopg":
             # Under another path a prepared statement would be planned for the wrong tables.
-            record.driver_connection.prepare_threshold = None
+            raw: Any = record.driver_connection
+            raw.prepare_threshold = None
         record.prepared = LRUCache(_PREPARED_TENANTS) if record.driver == "asyncpg" else None
 
 
@@ -150,7 +152,12 @@ def point(record: BucketRecord) -> None:
     target = record.target
     if target.switch_to is not None and record.database != target.switch_to:
         record.database = None  # in doubt until the server has answered
-        _select_database(record, target.switch_to)
+        try:
+            _select_database(record, target.switch_to)
+        except record.pool.driver_error as error:
+            if target.backend.is_missing_database(error):
+                raise missing_place(target) from error
+            raise
         record.database = target.switch_to
     if target.pointing is not None:
         _point_at_tenant(record, target.pointing)

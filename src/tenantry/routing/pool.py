@@ -15,7 +15,7 @@ import weakref
 from collections.abc import Callable, Hashable
 from concurrent.futures import Future
 from contextvars import ContextVar
-from typing import Any
+from typing import Any, cast
 
 from sqlalchemy import event
 from sqlalchemy.engine.interfaces import DBAPIConnection, Dialect
@@ -188,7 +188,7 @@ class RoutedPool(Pool):
         self._out: weakref.WeakSet[BucketRecord] = weakref.WeakSet()
         self._out_lock = threading.Lock()
         self._retired: set[Hashable] = set()
-        super().__init__(self._create, reset_on_return=None, **options)
+        super().__init__(cast(Any, self._create), reset_on_return=None, **options)
         event.listen(self, "reset", self._on_reset)
         _pools.add(self)
 
@@ -260,7 +260,7 @@ class RoutedPool(Pool):
         record.armed = False
         record.epoch = self.epoch
         try:
-            connection = self._open_as_known(record.target)
+            connection = self.open_as_known(record.target)
         except (ServerUnavailableError, PlacementMissingError) as error:
             self._budget.failed(record.bucket_key, _same_error(error))
             raise
@@ -273,7 +273,8 @@ class RoutedPool(Pool):
             )
         return connection
 
-    def _open_as_known(self, target: Target) -> DBAPIConnection:
+    def open_as_known(self, target: Target) -> DBAPIConnection:
+        """A new connection, with what was learned of its server; not one of the pool's."""
         dialect = self._dialect
         assert isinstance(dialect, Dialect)
         name = target.server.name
