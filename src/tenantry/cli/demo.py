@@ -16,7 +16,7 @@ from rich.text import Text
 
 from ..demo.application import create_app
 from ..demo.orders import SHOPS
-from ..demo.serving import QUESTIONS, ask, served
+from ..demo.serving import QUESTIONS, ask, claimed, served
 from ..demo.world import KINDS, add_tenant, opened
 from ..tenancy import Tenancy
 
@@ -45,20 +45,24 @@ def demo(server: str, port: int, once: bool) -> None:
     once = once or os.environ.get("DEMO_ONCE") == "1" or not sys.stdout.isatty()
     # The width of a paper where there is no terminal, so that lines are not broken in a log.
     console = Console(highlight=False, width=None if sys.stdout.isatty() else 100)
-    # Also when a supervisor ends it, everything made here goes.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    # Everything made here goes, also when a supervisor ends it or the terminal is closed.
+    for name in ("SIGTERM", "SIGHUP"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), lambda *_: sys.exit(0))
     with ExitStack() as stack:
+        listener = stack.enter_context(claimed(port))
         if server == "postgresql":
             console.print("Starting a PostgreSQL for this demonstration ...", style="dim")
         tenancy = stack.enter_context(opened(server))
         _make_tenants(console, tenancy)
-        port = stack.enter_context(served(create_app(tenancy), port))
+        port = stack.enter_context(served(create_app(tenancy), listener))
         _transcript(console, port)
         if once:
             return
         console.print(
-            f"\n[bold]Serving[/] [link]http://127.0.0.1:{port}/?tenant=uk[/link]"
-            f" and [link]http://aus.localhost:{port}/[/link]   [dim]Ctrl-C ends it[/]"
+            f"\n[bold]Serving[/] http://127.0.0.1:{port}/?tenant=uk and "
+            f"http://aus.localhost:{port}/ [dim](Ctrl-C ends it)[/]",
+            soft_wrap=True,
         )
         try:
             while True:

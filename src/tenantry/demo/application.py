@@ -20,9 +20,9 @@ HEADER = "X-Tenant"
 
 # How each resolver names itself, and what that is to a visitor.
 _SOURCES = {
-    "subdomain": "the host name of the address",
+    "subdomain": "the host name",
     f"header {HEADER}": f"the header {HEADER}",
-    "query tenant": "the argument ?tenant= of the address",
+    "query tenant": "the argument ?tenant=",
 }
 
 

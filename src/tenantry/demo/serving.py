@@ -17,7 +17,7 @@ from werkzeug.serving import WSGIRequestHandler, make_server
 from ..errors import CallerError
 from .application import HEADER
 
-__all__ = ["QUESTIONS", "Question", "ask", "served"]
+__all__ = ["QUESTIONS", "Question", "ask", "claimed", "served"]
 
 
 class _Quiet(WSGIRequestHandler):
@@ -28,8 +28,8 @@ class _Quiet(WSGIRequestHandler):
 
 
 @contextmanager
-def served(app: Flask, port: int = 0) -> Iterator[int]:
-    """Serve *app* on *port* of 127.0.0.1 (0: a free one), in threads; yields the port.
+def claimed(port: int = 0) -> Iterator[socket.socket]:
+    """A socket that has *port* of 127.0.0.1 (0: a free one), before anything is made.
 
     Raises:
         CallerError: The port is taken, or may not be used.
@@ -39,24 +39,29 @@ def served(app: Flask, port: int = 0) -> Iterator[int]:
         try:
             listener.bind(("127.0.0.1", port))
             listener.listen(64)
-        except (OSError, OverflowError) as error:
-            why = getattr(error, "strerror", None) or error
+        except OSError as error:
             raise CallerError(
-                f"port {port} of 127.0.0.1 cannot be used: {why}; name another with --port, or "
-                "leave that out for a free one"
+                f"port {port} of 127.0.0.1 cannot be used: {error.strerror}; name another with "
+                "--port, or leave that out for a free one"
             ) from None
-        found: int = listener.getsockname()[1]
-        server = make_server(
-            "127.0.0.1", found, app, threaded=True, request_handler=_Quiet, fd=listener.fileno()
-        )
-        thread = threading.Thread(target=server.serve_forever, daemon=True)
-        thread.start()
-        try:
-            yield found
-        finally:
-            server.shutdown()
-            thread.join()
-            server.server_close()
+        yield listener
+
+
+@contextmanager
+def served(app: Flask, listener: socket.socket) -> Iterator[int]:
+    """Serve *app* on the socket, in threads; yields the port."""
+    port: int = listener.getsockname()[1]
+    server = make_server(
+        "127.0.0.1", port, app, threaded=True, request_handler=_Quiet, fd=listener.fileno()
+    )
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    try:
+        yield port
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
 
 
 @dataclass(frozen=True)

