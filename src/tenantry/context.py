@@ -119,9 +119,9 @@ class shared(_Scope):
         super().__init__(_SHARED)
 
     def __enter__(self) -> None:
+        before = _current.get()
         self._set()
         if events.listening():
-            before = _current.get()
             events.emit(events.SharedEntered(before.id if isinstance(before, Tenant) else None))
 
 
