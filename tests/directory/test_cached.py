@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import os
 import subprocess
 import sys
@@ -341,20 +340,17 @@ def test_impossible_numbers_are_refused(options: dict[str, int]) -> None:
         CachedDirectory(Versioned(), **options)  # type: ignore[arg-type]
 
 
-def test_a_peek_costs_about_a_microsecond() -> None:
+def test_a_peek_costs_less_than_a_microsecond() -> None:
     cached = CachedDirectory(Versioned("uk"), max_age_seconds=3600)
     cached.get("uk")
-    rounds, best = 20_000, float("inf")
-    gc.disable()
-    try:
-        for _ in range(5):
-            start = time.perf_counter()
-            for _ in range(rounds):
-                cached.peek("uk")
-            best = min(best, (time.perf_counter() - start) / rounds)
-    finally:
-        gc.enable()
-    assert best < 2e-6
+    # Short bursts, for on a shared machine the best one is the one that nobody interrupted.
+    rounds, best = 500, float("inf")
+    for _ in range(300):
+        start = time.perf_counter()
+        for _ in range(rounds):
+            cached.peek("uk")
+        best = min(best, (time.perf_counter() - start) / rounds)
+    assert best < 1e-6
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
