@@ -2,11 +2,14 @@
 
     python prepare.py admin:Admin embedder:Embedder ...       each an account and its role
 
-Passwords are set later (stack.py), so that the prepared database can be kept and used again.
+May be run again. ``SUPERSET_ADMIN_PASSWORD`` is the password of a new account ``admin``, and so
+on; without one it is random, to be set later (stack.py), so that the prepared database can be
+kept and used again.
 """
 
 from __future__ import annotations
 
+import os
 import secrets
 import sys
 from pathlib import Path
@@ -38,13 +41,16 @@ def main(accounts: list[str]) -> None:
         make_role(security_manager, "Embedder", EMBEDDER)
         for account in accounts:
             name, role = account.split(":")
+            if security_manager.find_user(name):
+                continue
+            password = os.environ.get(f"SUPERSET_{name.upper()}_PASSWORD")
             security_manager.add_user(
                 name,
                 name.title(),
                 "",
                 f"{name}@example.org",
                 security_manager.find_role(role),
-                secrets.token_urlsafe(24),
+                password or secrets.token_urlsafe(24),
             )
 
 

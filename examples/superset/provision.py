@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import httpx
+from typing_extensions import Self
 
 from tenantry.integrations.superset.account import Account, send
 
@@ -31,11 +32,20 @@ DATASETS: dict[str, str | None] = {
 
 
 class Rest:
-    """Superset's REST interface in an account's name; what is refused is an error."""
+    """Superset's REST interface in an account's name; what is refused is an error.
+
+    A context manager, which closes the connection.
+    """
 
     def __init__(self, url: str, username: str, password: str) -> None:
         self._account = Account(url, username, password)
         self._client = httpx.Client(timeout=120)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._client.close()
 
     def __call__(self, method: str, path: str, **content: Any) -> dict[str, Any]:
         response = send(self._client, self._account.request(method, path, **content))
@@ -63,9 +73,13 @@ def provision(
     datasets: dict[str, str | None] = DATASETS,
     domains: tuple[str, ...] = (),
     engine_params: dict[str, Any] | None = None,
+    without: dict[str, str] | None = None,
     title: str = "Sales",
 ) -> Provisioned:
-    """Make everything; *domains* are those that may embed the dashboard, empty for any."""
+    """Make everything; *domains* are those that may embed the dashboard, empty for any.
+
+    *without* says what stands in SQL for what a Superset without tenantry does not know.
+    """
     database = rest(
         "POST",
         "/api/v1/database/",
@@ -76,13 +90,17 @@ def provision(
             "extra": json.dumps({"engine_params": engine_params or {}}),
         },
     )["id"]
-    made = {name: _dataset(rest, database, name, sql) for name, sql in datasets.items()}
+    made = {}
+    for name, sql in datasets.items():
+        for ours, theirs in (without or {}).items():
+            sql = sql.replace(ours, theirs) if sql else sql
+        made[name] = _dataset(rest, database, name, sql)
     charts: dict[str, int] = {}
     for name, dataset in made.items():
-        charts[f"{name} table"] = _chart(rest, f"{name} table", dataset, _table(dataset))
+        charts[f"{name} table"] = _chart(rest, f"{name} table", dataset, _table())
     first = made[next(iter(made))]
-    charts["total"] = _chart(rest, "Total amount", first, _total(first))
-    charts["amounts"] = _chart(rest, "Amount by product", first, _pie(first))
+    charts["total"] = _chart(rest, "Total amount", first, _total())
+    charts["amounts"] = _chart(rest, "Amount by product", first, _pie())
     dashboard = _dashboard(rest, title, charts, first)
     embedded = rest(
         "POST", f"/api/v1/dashboard/{dashboard}/embedded", json={"allowed_domains": list(domains)}
@@ -132,7 +150,7 @@ _AMOUNT = {
 }
 
 
-def _table(dataset: int) -> tuple[dict[str, Any], dict[str, Any]]:
+def _table() -> tuple[dict[str, Any], dict[str, Any]]:
     columns = ["region", "product", "amount"]
     return (
         {
@@ -147,14 +165,14 @@ def _table(dataset: int) -> tuple[dict[str, Any], dict[str, Any]]:
     )
 
 
-def _total(dataset: int) -> tuple[dict[str, Any], dict[str, Any]]:
+def _total() -> tuple[dict[str, Any], dict[str, Any]]:
     return (
         {"viz_type": "big_number_total", "metric": _AMOUNT, "adhoc_filters": []},
         {"columns": [], "metrics": [_AMOUNT], "filters": []},
     )
 
 
-def _pie(dataset: int) -> tuple[dict[str, Any], dict[str, Any]]:
+def _pie() -> tuple[dict[str, Any], dict[str, Any]]:
     return (
         {
             "viz_type": "pie",

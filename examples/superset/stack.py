@@ -32,6 +32,7 @@ class Superset:
     guest_secret: str = field(repr=False)
     passwords: Mapping[str, str] = field(repr=False)
     log: Path
+    worker_log: Path
     audience: str = "superset"
 
 
@@ -72,12 +73,13 @@ def running_superset(
             "FLASK_APP": "superset.app:create_app()",
         }
         ours = (os.getuid(), os.getgid())
-        web = [
+        web: list[str | Path] = [
             *(python, "-m", "gunicorn", "superset.app:create_app()"),
             *("--bind", f"127.0.0.1:{port}", "--workers", "1", "--worker-class", "gthread"),
             *("--threads", "8", "--timeout", "300", "--graceful-timeout", "2"),
+            "--no-control-socket",
         ]
-        worker = [
+        worker: list[str | Path] = [
             *(python, "-m", "celery", "--app", "superset.tasks.celery_app:app", "worker"),
             *("--pool", "threads", "--concurrency", "4", "--without-gossip", "--without-mingle"),
         ]
@@ -100,7 +102,9 @@ def running_superset(
                 stack.callback(_keep, worker_directory / "log", log.with_suffix(".worker.log"))
             url = f"http://127.0.0.1:{port}"
             _wait(url, directory)
-            yield Superset(url, guest_secret, passwords, directory / "log")
+            yield Superset(
+                url, guest_secret, passwords, directory / "log", worker_directory / "log"
+            )
 
 
 def _keep(source: Path, target: Path) -> None:
@@ -123,10 +127,12 @@ def _wait(url: str, directory: Path) -> None:
     while time.monotonic() < deadline:
         if (directory / "exited").exists():
             break
-        with contextlib.suppress(urllib.error.URLError, OSError):
-            with urllib.request.urlopen(f"{url}/health", timeout=5) as answer:
-                if answer.status == 200:
-                    return
+        with (
+            contextlib.suppress(urllib.error.URLError, OSError),
+            urllib.request.urlopen(f"{url}/health", timeout=5) as answer,
+        ):
+            if answer.status == 200:
+                return
         time.sleep(0.3)
     said = (directory / "log").read_text(errors="replace").strip().splitlines()
     raise ServerUnavailableError("Superset did not start: " + "\n".join(said[-30:]))

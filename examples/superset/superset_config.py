@@ -27,5 +27,14 @@ TALISMAN_CONFIG["content_security_policy"]["frame-ancestors"] = [
     os.environ.get("HOST_APPLICATION_URL", "http://localhost:5000"),
 ]
 
+# Without a Redis, caches in files: each store that is set here is wrapped.
+if cache_dir := os.environ.get("SUPERSET_CACHE_DIR"):
+    DATA_CACHE_CONFIG = {
+        "CACHE_TYPE": "FileSystemCache",
+        "CACHE_DIR": cache_dir,
+        "CACHE_THRESHOLD": 0,
+        "CACHE_DEFAULT_TIMEOUT": 3600,
+    }
+
 # Staff accounts read the tenant `hq`; guests the tenant of their token, and nothing else.
 configure(globals(), reference="hq", redis_url=os.environ.get("REDIS_URL"))

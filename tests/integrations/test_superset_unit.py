@@ -22,8 +22,7 @@ from sqlalchemy.engine import make_url
 from werkzeug.local import LocalProxy
 
 from tenantry import Isolation, Placement, Server, State, Tenant, errors, events, use
-from tenantry.directory import Directory
-from tenantry.directory import MappingDirectory
+from tenantry.directory import Directory, MappingDirectory
 from tenantry.integrations.superset import Visitors, configure, mint, purge
 from tenantry.integrations.superset.caches import TenantPrefix, WrappedStore, tenant_caches
 from tenantry.integrations.superset.mutator import Mutator, check_schema, engine_context, place
@@ -396,6 +395,16 @@ def test_each_schema_is_read_through_its_path(app: flask.Flask, schemas: Server)
         assert engine.url.password is None
         with engine.connect() as connection:
             assert connection.execute(sqlalchemy.text("SELECT name FROM region")).scalar() == name
+
+
+def test_a_schema_that_is_gone_is_not_passed_over(app: flask.Flask, schemas: Server) -> None:
+    gone = Tenant("uk", Placement("pg", Isolation.SCHEMA, schema="gone"))
+    as_user(Guest(tenant="uk"))
+    mutate = Mutator(Visitors(MappingDirectory([gone]), {"pg": schemas}))
+    url, params = mutate("postgresql://nobody@tenant.invalid/none", {}, None, None)
+    engine = sqlalchemy.create_engine(url, poolclass=sqlalchemy.pool.NullPool, **params)
+    with pytest.raises(errors.PlacementMissingError):
+        engine.connect()
 
 
 def test_a_driver_s_words_stay_in_the_log(

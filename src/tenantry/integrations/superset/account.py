@@ -99,11 +99,7 @@ def send(client: httpx.Client, steps: Steps) -> httpx.Response:
     try:
         request = next(steps)
         while True:
-            try:
-                response = _with_cookies(client, request)
-            except http().HTTPError as error:
-                raise unreachable(error) from None
-            request = steps.send(response)
+            request = steps.send(sent(client, request))
     except StopIteration as end:
         return _answer(end)
 
@@ -113,19 +109,46 @@ async def asend(client: httpx.AsyncClient, steps: Steps) -> httpx.Response:
     try:
         request = next(steps)
         while True:
-            client.cookies.set_cookie_header(request)
-            try:
-                response = await client.send(request)
-            except http().HTTPError as error:
-                raise unreachable(error) from None
-            request = steps.send(response)
+            request = steps.send(await asent(client, request))
     except StopIteration as end:
         return _answer(end)
 
 
-def _with_cookies(client: httpx.Client, request: httpx.Request) -> httpx.Response:
+def sent(client: httpx.Client, request: httpx.Request) -> httpx.Response:
+    """Send *request* with the client's cookies.
+
+    Superset's web server closes idle connections after two seconds (gunicorn, *keepalive*), and
+    a request may cross with that: it is sent once more, for none of ours does anything twice.
+
+    Raises:
+        ServerUnavailableError: Superset does not answer.
+    """
+    _prepare(client, request)
+    try:
+        try:
+            return client.send(request)
+        except (http().RemoteProtocolError, http().ReadError, http().WriteError):
+            return client.send(request)
+    except http().HTTPError as error:
+        raise unreachable(error) from None
+
+
+async def asent(client: httpx.AsyncClient, request: httpx.Request) -> httpx.Response:
+    """As :func:`sent`, with an asynchronous client."""
+    _prepare(client, request)
+    try:
+        try:
+            return await client.send(request)
+        except (http().RemoteProtocolError, http().ReadError, http().WriteError):
+            return await client.send(request)
+    except http().HTTPError as error:
+        raise unreachable(error) from None
+
+
+def _prepare(client: httpx.Client | httpx.AsyncClient, request: httpx.Request) -> None:
     client.cookies.set_cookie_header(request)
-    return client.send(request)
+    # A request that the client has not built itself would wait for ever.
+    request.extensions.setdefault("timeout", client.timeout.as_dict())
 
 
 def _answer(end: StopIteration) -> httpx.Response:

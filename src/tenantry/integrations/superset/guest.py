@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from tenantry.integrations.superset.account import http, unreachable
+from tenantry.integrations.superset.account import http, sent
 
 if TYPE_CHECKING:
     import httpx
@@ -51,13 +51,8 @@ class Guest:
         headers = {"X-GuestToken": self._token()} if header else {}
         if self._csrf:
             headers |= {"X-CSRFToken": self._csrf, "Referer": self._url}
-        try:
-            answer: httpx.Response = self._client.request(
-                method, f"{self._url}{path}", headers=headers, **content
-            )
-        except http().HTTPError as error:
-            raise unreachable(error) from None
-        return answer
+        url = f"{self._url}{path}"
+        return sent(self._client, http().Request(method, url, headers=headers, **content))
 
     def _result(self, accepted: httpx.Response) -> httpx.Response:
         """What a worker found for a query that was only accepted so far."""

@@ -11,10 +11,10 @@ from sqlalchemy import event
 from sqlalchemy.dialects import plugins
 from sqlalchemy.engine import URL, CreateEnginePlugin, Engine, make_url
 
-from tenantry.errors import ConfigurationError, UnsupportedError
+from tenantry.errors import ConfigurationError, PlacementMissingError, UnsupportedError
 from tenantry.integrations.superset.visitor import Visitors
 from tenantry.servers import Server
-from tenantry.tenant import Isolation, Tenant
+from tenantry.tenant import Isolation, Placement, Tenant
 
 MARK = "tenantry"
 """The key in a Superset database's ``engine_params`` that says whether it is routed."""
@@ -64,7 +64,7 @@ class Mutator:
         )
         kept["plugins"] = [*kept.get("plugins", ()), _PLUGIN]
         kept["tenantry_server"] = server
-        kept["tenantry_tenant"] = tenant.id
+        kept["tenantry_tenant"] = tenant
         return url, kept
 
 
@@ -188,7 +188,7 @@ class SafeConnect(CreateEnginePlugin):  # type: ignore[misc,unused-ignore]  # un
     def __init__(self, url: URL, kwargs: dict[str, Any]) -> None:
         self._url = url
         self._server: Server = kwargs.pop("tenantry_server")
-        self._tenant_id: str = kwargs.pop("tenantry_tenant")
+        self._tenant: Tenant = kwargs.pop("tenantry_tenant")
 
     def update_url(self, url: URL) -> URL:
         """Leave the URL as it is; SQLAlchemy 2 asks every plugin."""
@@ -202,16 +202,39 @@ class SafeConnect(CreateEnginePlugin):  # type: ignore[misc,unused-ignore]  # un
         complete = self._server.url_with_secrets(self._url)
         arguments, named = dialect.create_connect_args(complete)
         try:
-            return dialect.connect(*arguments, **{**named, **cparams})
+            connection = dialect.connect(*arguments, **{**named, **cparams})
+            if self._server.kind == "postgresql":
+                _check_path(connection, self._tenant.placement)
         except dialect.dbapi.Error as error:
             said = str(error).strip()
             if complete.password:
                 said = said.replace(str(complete.password), "***")
-            _logger.warning("tenant %s: no connection: %s", self._tenant_id, said)
+            _logger.warning("tenant %s: no connection: %s", self._tenant.id, said)
             safe = dialect.dbapi.OperationalError(
-                f"the database of tenant {self._tenant_id!r} cannot be reached"
+                f"the database of tenant {self._tenant.id!r} cannot be reached"
             )
             raise safe from None
+        return connection
+
+
+def _check_path(connection: Any, placement: Placement) -> None:
+    """Refuse a connection whose path is not the tenant's schema.
+
+    A pooler may swallow the start-up option (PgBouncer, *ignore_startup_parameters*), and a
+    schema that is gone is skipped in a path; either would read whatever comes next.
+    """
+    if placement.isolation is not Isolation.SCHEMA:
+        return
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT current_schema()")
+        (found,) = cursor.fetchone()
+    connection.rollback()
+    if found != placement.schema:
+        connection.close()
+        raise PlacementMissingError(
+            f"the connection's schema is not {placement.schema!r}; the schema is missing, or a "
+            "pooler does not pass `options` on"
+        )
 
 
 plugins.register(_PLUGIN, __name__, "SafeConnect")

@@ -1,0 +1,179 @@
+"""Real Supersets, each started once for the run, with three regions and a head office."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import jwt
+import pytest
+
+from examples.superset.provision import Provisioned, Rest, provision
+from examples.superset.regions import ROWS, Region, make_postgresql
+from examples.superset.stack import Superset, running_superset
+from tenantry import Placement, Tenant, use
+from tenantry.integrations.superset import Report, check, mint
+from tenantry.testing.address import ServerAddress
+from tenantry.testing.process import free_port
+
+HERE = Path(__file__).parent
+LOGS = Path(__file__).parents[2] / ".build" / "superset-logs"
+ACCOUNTS = ("admin:Admin", "embedder:Embedder", "uk:Alpha")
+TENANTS = ("uk", "aus", "eu")
+HOST_PORT = free_port()
+
+# They need an environment of 700 MB and minutes, so only `make test-superset` collects them.
+collect_ignore_glob = [] if os.environ.get("TENANTRY_SUPERSET") else ["test_*.py"]
+
+
+@dataclass(frozen=True)
+class Running:
+    """A Superset with a dashboard in it."""
+
+    superset: Superset
+    made: Provisioned
+    token: Callable[[str], str]
+
+    @property
+    def url(self) -> str:
+        return self.superset.url
+
+    def rest(self, account: str = "admin") -> Rest:
+        return Rest(self.url, account, self.superset.passwords[account])
+
+    def minted(self, **claims: Any) -> str:
+        """A token with these claims in the place of good ones, signed with the right secret."""
+        good = jwt.decode(self.token("uk"), options={"verify_signature": False})
+        changed = {key: value for key, value in {**good, **claims}.items() if value is not ...}
+        return jwt.encode(changed, self.superset.guest_secret, algorithm="HS256")
+
+    def chart_data(
+        self,
+        token: str | None,
+        chart: str = "sales table",
+        client: httpx.Client | None = None,
+        **body: Any,
+    ) -> httpx.Response:
+        """Ask for a chart's rows as a guest, as the embedded page does."""
+        dataset, chart_id = self.made.datasets["sales"], self.made.charts[chart]
+        asked = {
+            "datasource": {"id": dataset, "type": "table"},
+            "force": False,
+            "queries": [
+                {"columns": ["region", "product", "amount"], "metrics": [], "row_limit": 1000}
+            ],
+            "form_data": {
+                "datasource": f"{dataset}__table",
+                "viz_type": "table",
+                "slice_id": chart_id,
+                "dashboardId": self.made.dashboard,
+            },
+            "result_format": "json",
+            "result_type": "full",
+            **body,
+        }
+        headers = {"X-GuestToken": token} if token is not None else {}
+        url = f"{self.url}/api/v1/chart/data"
+        if client is not None:
+            return client.post(url, json=asked, headers=headers)
+        return httpx.post(url, json=asked, headers=headers, timeout=60)
+
+    def checked(self, **more: Any) -> Report:
+        """All routes x three tenants x both orders x one browser x 8 threads."""
+        return check(
+            self.url,
+            tenants=TENANTS,
+            token=self.token,
+            username="admin",
+            password=self.superset.passwords["admin"],
+            embedded=self.made.embedded,
+            **{"rounds": 1, "owns": owns, **more},
+        )
+
+
+def owns(tenant_id: str, rows: tuple[tuple[str, ...], ...]) -> bool:
+    """Whether no row names another region than the tenant's."""
+    text = str(rows)
+    others = [name for name in ROWS if name != tenant_id]
+    return bool(rows) and not any(f"'{o}'" in text or f"{o}-product" in text for o in others)
+
+
+def regions_in(answer: httpx.Response) -> set[str]:
+    """Whose rows an answer shows, whatever its form."""
+    return {name for name in (*ROWS, "nz") if f"{name}-product" in answer.text}
+
+
+def minted_by(superset: Superset, embedded: str) -> Callable[[str], str]:
+    def token(tenant_id: str) -> str:
+        with use(Tenant(tenant_id, Placement("any"))):
+            return mint(
+                embedded,
+                secret=superset.guest_secret,
+                person="alice",
+                audience=superset.audience,
+            )
+
+    return token
+
+
+def named_by(superset: Superset, embedded: str) -> Callable[[str], str]:
+    """Tokens as the article has them: the user's name is the tenant."""
+    own = minted_by(superset, embedded)
+
+    def token(tenant_id: str) -> str:
+        claims = jwt.decode(own(tenant_id), options={"verify_signature": False})
+        claims["user"]["username"] = claims.pop("tenant")
+        return jwt.encode(claims, superset.guest_secret, algorithm="HS256")
+
+    return token
+
+
+@pytest.fixture(scope="session")
+def regions(postgresql: ServerAddress) -> dict[str, Region]:
+    return make_postgresql(postgresql.host, postgresql.port, postgresql.user, postgresql.password)
+
+
+@pytest.fixture(scope="session")
+def redis_url(redis_server: ServerAddress) -> str:
+    return redis_server.url().render_as_string(hide_password=False)
+
+
+@pytest.fixture(scope="session")
+def variables(regions: dict[str, Region], redis_url: str) -> dict[str, str]:
+    found = {"REDIS_URL": redis_url}
+    for region in regions.values():
+        found |= region.variables()
+    return found
+
+
+@pytest.fixture(scope="session")
+def ours(variables: dict[str, str]) -> Iterator[Running]:
+    """The example's configuration, which is the one in the documentation."""
+    environment = {**variables, "HOST_APPLICATION_URL": f"http://localhost:{HOST_PORT}"}
+    with running_superset(
+        environment=environment, accounts=ACCOUNTS, log=LOGS / "ours.log"
+    ) as superset:
+        with Rest(superset.url, "admin", superset.passwords["admin"]) as rest:
+            made = provision(rest)
+        yield Running(superset, made, minted_by(superset, made.embedded))
+
+
+@pytest.fixture(scope="session")
+def article(variables: dict[str, str], regions: dict[str, Region]) -> Iterator[Running]:
+    """The article's code, corrected so that it starts, over the same regions."""
+    hq = regions["hq"]
+    without_ours = {"{{ tenant() }}": "{{ current_username() }}"}
+    with running_superset(
+        HERE / "article_config.py",
+        environment=variables,
+        accounts=ACCOUNTS,
+        log=LOGS / "article.log",
+    ) as superset:
+        address = f"postgresql://{hq.login}:{hq.password}@{hq.host}:{hq.port}/{hq.database}"
+        with Rest(superset.url, "admin", superset.passwords["admin"]) as rest:
+            made = provision(rest, address=address, without=without_ours)
+        yield Running(superset, made, named_by(superset, made.embedded))

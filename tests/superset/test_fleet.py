@@ -1,0 +1,229 @@
+"""A table of tenants, asynchronous queries on a Celery worker, caches in files, schemas."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+import pytest
+
+from examples.superset.provision import Rest, provision
+from examples.superset.regions import TABLE, Region, connected, sales
+from examples.superset.stack import running_superset
+from tenantry import Isolation, Placement, State, Tenant
+from tenantry.directory import TableDirectory
+from tenantry.integrations.superset.guest import Guest
+from tenantry.testing.address import ServerAddress
+from tests.superset.conftest import ACCOUNTS, HERE, LOGS, Running, minted_by, regions_in
+
+PASSWORD = "fleet@test/"
+MIXED = "sales_mixed"
+
+
+@dataclass(frozen=True)
+class Fleet(Running):
+    """A Superset whose tenants are in a table that the test may change."""
+
+    directory: TableDirectory
+
+    def rows(self, tenant_id: str, *, force: bool = False) -> tuple[int, set[str]]:
+        """Status and regions of a chart, waited for as the embedded page does."""
+        with httpx.Client(timeout=60) as client:
+            guest = Guest(self.url, tenant_id, lambda: self.token(tenant_id), client)
+            dataset = self.made.datasets["sales"]
+            answer = guest(
+                "POST",
+                "/api/v1/chart/data",
+                json={
+                    "datasource": {"id": dataset, "type": "table"},
+                    "force": force,
+                    "queries": [{"columns": ["region", "product", "amount"], "metrics": []}],
+                    "form_data": {
+                        "datasource": f"{dataset}__table",
+                        "viz_type": "table",
+                        "slice_id": self.made.charts["sales table"],
+                        "dashboardId": self.made.dashboard,
+                    },
+                    "result_format": "json",
+                    "result_type": "full",
+                },
+            )
+            return answer.status_code, regions_in(answer)
+
+    def becomes(self, tenant_id: str, expected: tuple[int, set[str]]) -> float:
+        """Seconds until a tenant's chart shows this."""
+        began = time.monotonic()
+        while (found := self.rows(tenant_id)) != expected:
+            assert time.monotonic() - began < 10, f"still {found}"
+            time.sleep(0.05)
+        return time.monotonic() - began
+
+
+@pytest.fixture(scope="module")
+def fleet(
+    postgresql: ServerAddress,
+    regions: dict[str, Region],
+    redis_url: str,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[Fleet]:
+    """Three tenants in databases of their own, two in schemas of one, all behind one login."""
+    postgresql.execute(f"CREATE ROLE svc_fleet LOGIN PASSWORD '{PASSWORD}'")
+    for name in (MIXED, "superset_control"):
+        postgresql.execute(f"CREATE DATABASE {name} OWNER svc_fleet")
+    for region in regions.values():
+        postgresql.execute(f"GRANT CONNECT ON DATABASE {region.database} TO svc_fleet")
+        postgresql.execute("GRANT SELECT ON sales TO svc_fleet", region.database)
+    host, port = postgresql.host, postgresql.port
+    with connected(host, port, "svc_fleet", PASSWORD, MIXED) as run:
+        for name, count in (("eu", 7), ("nz", 2)):
+            run(f"CREATE SCHEMA {name}")
+            run(f"SET search_path TO {name}")
+            run(TABLE)
+            for row in sales(name, count):
+                run("INSERT INTO sales VALUES (%s, %s, %s, %s, %s, %s, %s)", row)
+    control, server = (
+        postgresql.url("postgresql+psycopg2", name).set(username="svc_fleet", password=PASSWORD)
+        for name in ("superset_control", MIXED)
+    )
+    directory = TableDirectory(control)
+    directory.create_tables()
+    for name in ("uk", "aus", "hq"):
+        directory.add(Tenant(name, Placement("fleet", database=regions[name].database)))
+    directory.add(Tenant("eu", Placement("fleet", Isolation.SCHEMA, schema="eu")))
+    with running_superset(
+        HERE / "fleet_config.py",
+        environment={
+            "REDIS_URL": redis_url,
+            "CONTROL_URL": control.render_as_string(hide_password=False),
+            "FLEET_URL": server.render_as_string(hide_password=False),
+            "CACHES_IN": str(tmp_path_factory.mktemp("caches")),
+            "CELERY_QUEUE": f"superset-{port}",
+        },
+        accounts=ACCOUNTS,
+        workers=True,
+        log=LOGS / "fleet.log",
+    ) as superset:
+        with Rest(superset.url, "admin", superset.passwords["admin"]) as rest:
+            made = provision(rest)
+        yield Fleet(superset, made, minted_by(superset, made.embedded), directory)
+
+
+def test_nothing_leaks_through_workers_files_and_schemas(fleet: Fleet) -> None:
+    report = fleet.checked()
+    print(f"\non workers, in files and schemas: {dict(report.counts())}")
+    assert report.clean, [each for each in report.findings if each.status not in ("ok", "refused")]
+
+
+def test_the_worker_did_the_work(fleet: Fleet) -> None:
+    log = Path(fleet.superset.worker_log).read_text()
+    assert "load_chart_data_into_cache" in log
+    assert "load_explore_json_into_cache" in log
+
+
+def test_another_tenant_s_result_address_gives_nothing(fleet: Fleet) -> None:
+    """The address of a result is a cache key; knowing it must not be enough."""
+    with httpx.Client(timeout=60) as one, httpx.Client(timeout=60) as other:
+        uk = Guest(fleet.url, "uk", lambda: fleet.token("uk"), one)
+        aus = Guest(fleet.url, "aus", lambda: fleet.token("aus"), other)
+        seen: list[str] = []
+        one.event_hooks["response"].append(lambda answer: seen.append(str(answer.request.url)))
+        dataset = fleet.made.datasets["sales_plain"]
+        body = {
+            "datasource": {"id": dataset, "type": "table"},
+            "force": True,
+            "queries": [{"columns": ["region", "product", "amount"], "metrics": []}],
+            "form_data": {
+                "datasource": f"{dataset}__table",
+                "viz_type": "table",
+                "slice_id": fleet.made.charts["sales_plain table"],
+                "dashboardId": fleet.made.dashboard,
+            },
+            "result_format": "json",
+            "result_type": "full",
+        }
+        assert regions_in(uk("POST", "/api/v1/chart/data", json=body)) == {"uk"}
+        path = seen[-1].removeprefix(fleet.url)
+        assert path.startswith("/api/v1/chart/data/")
+        answer = aus("GET", path)
+        assert answer.status_code >= 400
+        assert regions_in(answer) == set()
+
+
+def test_a_new_tenant_is_served_without_a_restart(fleet: Fleet) -> None:
+    assert fleet.rows("nz") == (401, set())
+    fleet.directory.add(Tenant("nz", Placement("fleet", Isolation.SCHEMA, schema="nz")))
+    print(f"\na new tenant after {fleet.becomes('nz', (200, {'nz'})):.2f} s")
+
+
+def test_a_suspended_tenant_is_refused_and_a_resumed_one_served(fleet: Fleet) -> None:
+    before = fleet.directory.get("aus")
+    assert fleet.rows("aus") == (200, {"aus"})
+    after = fleet.directory.replace(before.with_state(State.SUSPENDED), expected=before)
+    fleet.becomes("aus", (401, set()))
+    fleet.directory.replace(after.with_state(State.READY), expected=after)
+    fleet.becomes("aus", (200, {"aus"}))
+
+
+def test_a_moved_tenant_is_read_in_its_new_place_within_a_second(
+    fleet: Fleet, regions: dict[str, Region]
+) -> None:
+    """From warm caches, which show nothing of the old place any more."""
+    assert fleet.rows("eu") == (200, {"eu"})
+    before = fleet.directory.get("eu")
+    # The rows of nz stand for the new place: what is read shows where it was read.
+    fleet.directory.remove(fleet.directory.get("nz"))
+    moved = dataclasses.replace(before, placement=Placement("fleet", Isolation.SCHEMA, schema="nz"))
+    after = fleet.directory.replace(moved, expected=before)
+    took = fleet.becomes("eu", (200, {"nz"}))
+    print(f"\na moved tenant after {took:.2f} s")
+    fleet.directory.replace(dataclasses.replace(after, placement=before.placement), expected=after)
+    fleet.becomes("eu", (200, {"eu"}))
+
+
+def test_a_tenant_created_again_shares_nothing_with_the_old_one(
+    fleet: Fleet, regions: dict[str, Region]
+) -> None:
+    """A live token that Superset made for the old one is refused; the caches are empty."""
+    assert fleet.rows("uk") == (200, {"uk"})
+    old = fleet.directory.get("uk")
+    stale = fleet.minted(tenant="uk", tenant_key=old.key)
+    assert fleet.chart_data(stale, result_format="csv").status_code == 200
+    fleet.directory.remove(old)
+    fleet.becomes("uk", (401, set()))
+    fleet.directory.add(Tenant("uk", old.placement))
+    fleet.becomes("uk", (200, {"uk"}))
+    assert fleet.chart_data(stale).status_code in (401, 403)
+
+
+def test_a_dataset_with_another_s_schema_is_refused(fleet: Fleet) -> None:
+    """One login reads both schemas here, so only the adapter stands between them."""
+    with fleet.rest() as rest:
+        dataset = fleet.made.datasets["sales"]
+        rest("PUT", f"/api/v1/dataset/{dataset}", json={"schema": "nz"})
+        try:
+            status, seen = fleet.rows("eu", force=True)
+        finally:
+            rest("PUT", f"/api/v1/dataset/{dataset}", json={"schema": None})
+    assert status >= 400
+    assert seen == set()
+
+
+def test_what_the_user_had_set_is_still_there(fleet: Fleet, postgresql: ServerAddress) -> None:
+    with httpx.Client() as client:
+        assert client.get(f"{fleet.url}/health").headers["X-Own"] == "yes"
+    with fleet.rest() as rest:
+        answer = rest(
+            "POST",
+            "/api/v1/sqllab/execute/",
+            json={
+                "database_id": fleet.made.database,
+                "sql": "SELECT current_setting('application_name') AS name, '{{ own() }}' AS own",
+                "runAsync": False,
+                "client_id": "own456",
+            },
+        )
+    assert answer["data"] == [{"name": "own-mutator", "own": "own"}]
