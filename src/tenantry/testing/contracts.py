@@ -1,10 +1,6 @@
-"""What any directory must hold: subclass, say how yours is made, and run it with pytest.
+"""What any directory must hold: subclass, say in ``make`` how yours is made, run it with pytest.
 
-::
-
-    class TestMine(WritableDirectoryContract):
-        def make(self, tenants):
-            return MyDirectory(tenants)
+``docs/directories.md`` shows one.
 """
 
 from __future__ import annotations
