@@ -156,8 +156,12 @@ class Tenantry:
         if state.pinned is not None and not callable(tenancy):
             tenancy.pin(state.pinned)
         app.extensions["tenantry"] = state
-        if state.db is not None:
-            state.close_sessions = _adopt(state.db, app)
+        try:
+            if state.db is not None:
+                state.close_sessions = _adopt(state.db, app)
+        except BaseException:
+            del app.extensions["tenantry"]
+            raise
         app.wsgi_app = _App(app, app.wsgi_app)  # type: ignore[method-assign]
         # The first of all: no function of the application runs before it.
         app.before_request_funcs.setdefault(None, []).insert(0, _before_request)
@@ -365,9 +369,9 @@ def _after_request(error: BaseException | None) -> None:
 
 def _close_sessions(error: BaseException | None) -> None:
     _close_sessions_of(None)
-    notes = g.pop("_tenantry_notes", None)
-    if notes is not None:
-        notes[SCOPE].close()
+    scope = g.pop("_tenantry_notes", {}).get(SCOPE)
+    if scope is not None:
+        scope.close()
 
 
 def _close_sessions_of(request_id: int | None) -> None:

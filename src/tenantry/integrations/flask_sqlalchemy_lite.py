@@ -57,18 +57,21 @@ def adopt(db: SQLAlchemy, app: Flask) -> Callable[[int | None], None]:
 
     plain.engines = _Engines(plain.engines, lambda: tenancy().engine)
     plain.async_engines = _Engines(plain.async_engines, lambda: tenancy().aengine)
-    for maker, kind in (
-        (plain.sessionmaker, _SessionMaker),
-        (plain.async_sessionmaker, _AsyncSessionMaker),
-    ):
-        adopted: Any = maker
-        adopted.__class__ = _under(kind, type(maker))
-        adopted.tenancy = tenancy
+    plain.sessionmaker = _made(_SessionMaker, plain.sessionmaker, tenancy)
+    plain.async_sessionmaker = _made(_AsyncSessionMaker, plain.async_sessionmaker, tenancy)
     return _close_sessions_of
 
 
 def _under(added: type, plain: type) -> Any:
     return type(plain.__name__, (added, plain), {"__module__": plain.__module__})
+
+
+def _made(added: type, plain: Any, tenancy: Callable[[], Tenancy]) -> Any:
+    """A session maker like *plain*, with its class (on which events are) and its settings."""
+    kind = _under(added, type(plain))
+    maker = kind.__new__(kind)
+    maker.class_, maker.kw, maker.tenancy = plain.class_, plain.kw, tenancy
+    return maker
 
 
 def _close_sessions_of(request_id: int | None) -> None:

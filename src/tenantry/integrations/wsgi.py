@@ -252,10 +252,17 @@ class TenantMiddleware:
         def begin(scope: ExitStack) -> None:
             self._begin(environ, scope)
 
+        answered = False
+
+        def answer(*args: Any) -> Any:
+            nonlocal answered
+            answered = True
+            return start_response(*args)
+
         try:
-            return run_in_context(self._app, environ, start_response, begin)
+            return run_in_context(self._app, environ, answer, begin)
         except (VisitorError, OperatorError) as error:
-            return refuse(environ, start_response, error)
+            return refuse(environ, start_response, error, answered)
 
     def _begin(self, environ: WSGIEnvironment, scope: ExitStack) -> None:
         scope.enter_context(nobody())
@@ -279,9 +286,12 @@ class TenantMiddleware:
 
 
 def refuse(
-    environ: WSGIEnvironment, start_response: StartResponse, error: TenantryError
+    environ: WSGIEnvironment, start_response: StartResponse, error: TenantryError, again: bool
 ) -> Iterable[bytes]:
-    """Answer a request with the status of *error* and nothing that it should not tell."""
+    """Answer a request with the status of *error* and nothing that it should not tell.
+
+    *again* says that the application has begun to answer already.
+    """
     note_refusal(error)
     status, words, headers = answer_to(error)
     body = f"{words}\n".encode()
@@ -291,8 +301,7 @@ def refuse(
         ("Cache-Control", "no-store"),
     ]
     reason = f"{status} {HTTPStatus(status).phrase}"
-    # With the error, because the application may have begun to answer.
-    if error.__traceback__ is not None:
+    if again and error.__traceback__ is not None:
         start_response(reason, headers, (type(error), error, error.__traceback__))
     else:
         start_response(reason, headers)
