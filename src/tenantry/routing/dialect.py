@@ -13,11 +13,10 @@ from typing import Any
 from sqlalchemy.engine.interfaces import Dialect
 
 from . import guard
-from .filter import check_text
 from .pool import BucketRecord, record_of
 from .statements import leaves_nothing
 
-__all__ = ["routed_dialect_class"]
+__all__ = ["REFLECTION", "routed_dialect_class"]
 
 _classes: dict[type[Dialect], type[Dialect]] = {}
 _database_of_reflection: ContextVar[str | None] = ContextVar("tenantry_database", default=None)
@@ -110,9 +109,6 @@ def _before_statement(context: Any, statement: str) -> None:
     record = context._dbapi_connection._connection_record
     if isinstance(record, BucketRecord):
         record.check_current()
-        target = record.target
-        if target.filter_rows and target.tenant is not None:
-            check_text(context, statement, target.tenant)
         if not leaves_nothing(context, statement):
             record.dirty = True
             if record.armed:
@@ -198,8 +194,28 @@ def _with_own_transactions(base: Any) -> Any:
             else:
                 guard.end_twophase(record, "COMMIT", _plain(xid), is_prepared)
 
+    if base.driver == "psycopg2":
+        Armed.execution_ctx_cls = _with_held_cursors(base.execution_ctx_cls)
     Armed.__name__ = Armed.__qualname__ = base.__name__
     return Armed
+
+
+def _with_held_cursors(base: Any) -> Any:
+    """psycopg2 gives a server-side cursor in autocommit mode only if it is WITH HOLD.
+
+    Such a cursor may outlive its transaction, so the connection is cleaned when it comes back.
+    """
+
+    class Context(base):  # type: ignore[misc]  # the base is known at run time only
+        def create_server_side_cursor(self) -> Any:
+            cursor = super().create_server_side_cursor()
+            record = self._dbapi_connection._connection_record
+            if isinstance(record, BucketRecord) and record.armed:
+                cursor.withhold = True
+                record.dirty = True
+            return cursor
+
+    return Context
 
 
 def _armed(connection: Any) -> BucketRecord | None:
@@ -284,6 +300,8 @@ _REFLECTION_OF_MANY = (
     "get_multi_table_comment",
     "get_multi_table_options",
 )
+#: Every method of a dialect that reads the catalogue.
+REFLECTION = (*_REFLECTION, *_REFLECTION_OF_MANY, "get_schema_names", "has_schema")
 
 
 def _target_of(connection: Any) -> BucketRecord | None:

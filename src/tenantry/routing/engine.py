@@ -20,14 +20,14 @@ from sqlalchemy.util.concurrency import await_only
 from .. import context
 from ..backends import backend_of
 from ..directory.base import Directory, server_of
-from ..errors import ConfigurationError, NoTenantError, UnknownTenantError, UnsupportedError
+from ..errors import ConfigurationError, NoTenantError, UnknownTenantError
 from ..isolation import Target, target_for
 from ..servers import Server
 from ..tenant import Placement, State, Tenant
 from . import guard
 from .connect import open_connection
 from .dialect import routed_dialect_class
-from .filter import before_execute
+from .filter import BareConnection, bare_refused, keep_rows
 from .limits import Budget
 from .pool import BucketRecord, RoutedPool, target_of_checkout
 from .translate import translate
@@ -49,6 +49,8 @@ class RoutedConnection(Connection):
         record = getattr(proxy, "_connection_record", None)
         if isinstance(record, BucketRecord):
             record.lent += 1
+            if record.target.filter_rows and record.target.tenant is not None:
+                return cast(PoolProxiedConnection, BareConnection(proxy, record.target.tenant_id))
         return proxy
 
 
@@ -104,8 +106,7 @@ class RoutedEngine(Engine):
         connection: Connection = RoutedConnection(engine, engine._checkout(target))
         if target.translate is not None:
             connection = connection.execution_options(schema_translate_map={None: target.translate})
-        if target.filter_rows:
-            event.listen(connection, "before_execute", before_execute, retval=True)
+        keep_rows(connection, target)
         return connection
 
     def _checkout(self, target: Target) -> PoolProxiedConnection:
@@ -122,11 +123,7 @@ class RoutedEngine(Engine):
         """The driver's connection in SQLAlchemy's proxy; cleaned when it comes back."""
         target = self._target()
         if target.filter_rows:
-            raise UnsupportedError(
-                "a bare connection cannot be kept to one tenant's rows on this server; use a "
-                "session or a connection of SQLAlchemy",
-                tenant_id=target.tenant_id,
-            )
+            raise bare_refused(target.tenant_id)
         engine = self._router.engine_for(target)
         proxy = engine._checkout(target)
         record = getattr(proxy, "_connection_record", None)

