@@ -180,6 +180,7 @@ class Router:
         self._engine_options = dict(engine_options or {})
         self._engines: dict[tuple[str, bool], RoutedEngine] = {}
         self._primary: dict[tuple[str, bool], RoutedEngine] = {}
+        self._unmet: dict[tuple[str, bool], RoutedEngine] = {}
         self._targets: dict[tuple[str | None, bool], Target] = {}
         self._pinned_tenant: str | None = None
         self._lock = threading.RLock()
@@ -313,10 +314,17 @@ class Router:
         if target.backend.same_everywhere:
             self._engines[key] = primary
             return primary
-        engine = self._create(target.server, target.url.drivername, target.is_async)
+        with self._lock:  # one for all who come at once, so that one connection is opened
+            engine = self._unmet.get(key) or self._create(
+                target.server, target.url.drivername, target.is_async
+            )
+            self._unmet[key] = engine
         RoutedConnection(engine, engine._checkout(target)).close()
         mine = fingerprint(engine)
         with self._lock:
+            self._unmet.pop(key, None)
+            if key in self._engines:
+                return self._engines[key]
             for other in set(self._engines.values()):
                 if other.dialect.is_async == target.is_async and fingerprint(other) == mine:
                     self._engines[key] = other
@@ -355,6 +363,8 @@ class Router:
         engine._router = self
         event.listen(engine, "handle_error", translate)
         pool.driver_error = engine.dialect.loaded_dbapi.Error
+        if is_async:
+            pool.share_first_connection_between_loops()
         return engine
 
     def engines(self) -> list[RoutedEngine]:

@@ -11,6 +11,8 @@ trip. It holds through savepoints, and ends with the transaction whatever ends i
 
 from __future__ import annotations
 
+import contextlib
+import socket
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy.util import LRUCache
@@ -40,6 +42,7 @@ __all__ = [
     "point",
     "prepare_new",
     "refuse_statement",
+    "sever",
 ]
 
 _PREPARED_STATEMENTS = 100  # per tenant and connection, as SQLAlchemy's asyncpg dialect has it
@@ -345,6 +348,25 @@ def clean(record: BucketRecord) -> None:
         if not record.armed:
             record.armed = True
             _autocommit(record, True)
+
+
+def sever(record: BucketRecord) -> None:
+    """Cut a connection whose event loop does not run (any more): nothing can be awaited."""
+    connection: Any = record.dbapi_connection
+    record.dbapi_connection = None
+    if connection is None:
+        return
+    raw = connection.driver_connection
+    with contextlib.suppress(Exception):  # whatever it is, nobody will use it again
+        if hasattr(raw, "pgconn"):  # psycopg
+            raw.pgconn.finish()
+        elif hasattr(raw, "stop"):  # aiosqlite
+            raw.stop()
+        elif hasattr(raw, "_transport"):  # asyncpg
+            raw._transport.get_extra_info("socket").shutdown(socket.SHUT_RDWR)
+        else:  # aiomysql, asyncmy
+            writer, raw._writer = raw._writer, None
+            writer.transport.get_extra_info("socket").shutdown(socket.SHUT_RDWR)
 
 
 def _is_idle(record: BucketRecord) -> bool:

@@ -226,11 +226,14 @@ class Budget:
         return Grant(None, evicted)
 
     def _evictable(self, server: str | None) -> BucketRecord | None:
+        elsewhere = None
         for record in self._idle:
             if server is None or self._buckets[record.bucket_key].server == server:
                 if record.can_close_here():
                     return record
-                record.close_elsewhere()
+                elsewhere = elsewhere or record
+        if elsewhere is not None:
+            elsewhere.close_elsewhere()
         return None
 
     # Giving back ----------------------------------------------------------------------------
@@ -276,12 +279,41 @@ class Budget:
 
     def hand_back(self, grant: Grant, key: Hashable, owner: str) -> None:
         """A grant that nobody will use."""
-        if grant.evicted is not None:
-            grant.evicted.abandon()
+        with self._lock:
+            self._undo(grant, key, owner)
+            self._serve()
+
+    def _undo(self, grant: Grant, key: Hashable, owner: str) -> None:
+        self._unhold(owner)
         if grant.record is not None:
-            self.give_back(grant.record, owner)
+            self._buckets[grant.record.bucket_key].idle.append(grant.record)
+            self._idle[grant.record] = None
         else:
-            self.drop(key, owner)
+            self._uncount(key)
+        if grant.evicted is not None:
+            self._relist(grant.evicted)
+
+    def _relist(self, record: BucketRecord) -> None:
+        """*record* was to be closed to make room, and stays: the next to be closed is it."""
+        server = record.target.server
+        bucket = self._buckets.setdefault(
+            record.bucket_key, _Bucket(record.bucket_key, server.name, server.max_connections)
+        )
+        bucket.live += 1
+        bucket.warm = True
+        self._live += 1
+        self._live_on[bucket.server] += 1
+        bucket.idle.append(record)
+        self._idle[record] = None
+        self._idle.move_to_end(record, last=False)
+
+    def claim_idle(self, record: BucketRecord) -> bool:
+        """Take *record* out of the idle ones, if it is still there; :meth:`drop` it when closed."""
+        with self._lock:
+            if record not in self._idle:
+                return False
+            self._unlist(record)
+            return True
 
     def pull_idle(self, wanted: Callable[[BucketRecord], bool]) -> list[BucketRecord]:
         """Take the idle records that are *wanted* out of the budget, to be closed."""
@@ -325,30 +357,29 @@ class Budget:
             progress = False
             for owner in list(self._waiting):
                 queue = self._waiting[owner]
-                for waiter in list(queue):
-                    grant = self._try(waiter.bucket, owner)
-                    if grant is None:
-                        continue
-                    queue.remove(waiter)
-                    if self._deliver(waiter, grant):
-                        progress = True
-                    break
+                if self._serve_one(queue, owner):
+                    progress = True
                 if queue:
                     self._waiting.move_to_end(owner)
                 else:
                     del self._waiting[owner]
 
-    def _deliver(self, waiter: _Waiter, grant: Grant) -> bool:
-        try:
-            waiter.future.set_result(grant)
-        except InvalidStateError:  # cancelled at this moment
-            self._unhold(waiter.owner)
-            if grant.evicted is not None:
-                grant.evicted.abandon()
-            if grant.record is not None:
-                self._buckets[grant.record.bucket_key].idle.append(grant.record)
-                self._idle[grant.record] = None
-            else:
-                self._uncount(waiter.bucket.key)
+    def _serve_one(self, queue: deque[_Waiter], owner: str) -> bool:
+        """Let the first of *owner*'s waiters in for whom there is a connection."""
+        if self._held_by[owner] >= self.per_tenant:
             return False
-        return True
+        refused: set[Hashable] = set()
+        for waiter in queue:
+            if waiter.bucket.key in refused:
+                continue
+            grant = self._try(waiter.bucket, owner)
+            if grant is None:
+                refused.add(waiter.bucket.key)
+                continue
+            queue.remove(waiter)
+            try:
+                waiter.future.set_result(grant)
+            except InvalidStateError:  # cancelled at this moment; what it got is for the next
+                self._undo(grant, waiter.bucket.key, owner)
+            return True
+        return False

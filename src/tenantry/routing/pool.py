@@ -8,6 +8,7 @@ share this body; only the waiting differs.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import threading
 import time
@@ -22,7 +23,8 @@ from sqlalchemy.engine.interfaces import DBAPIConnection, Dialect
 from sqlalchemy.pool import Pool, PoolResetState
 from sqlalchemy.pool.base import ConnectionPoolEntry, _ConnectionRecord
 from sqlalchemy.util import LRUCache
-from sqlalchemy.util.concurrency import await_only
+from sqlalchemy.util import concurrency
+from sqlalchemy.util.concurrency import await_only, greenlet_spawn
 
 from .. import context, events
 from ..errors import CrossTenantError, PlacementMissingError, ServerUnavailableError, TenantryError
@@ -136,19 +138,15 @@ class BucketRecord(_ConnectionRecord):
         )
 
     def can_close_here(self) -> bool:
-        """Whether this thread may close it: always, except from outside its event loop."""
-        return self.loop is None or self.loop is self.pool.running_loop()
+        """Whether this thread may close it: always, unless an event loop elsewhere runs it."""
+        loop = self.loop
+        return loop is None or not loop.is_running() or loop is self.pool.running_loop()
 
     def close_elsewhere(self) -> None:
         """Ask the event loop that owns it to close it soon."""
-        loop = self.loop
-        assert loop is not None
-        if not loop.is_closed():
-            loop.call_soon_threadsafe(self.pool.close_one_idle, self)
-
-    def abandon(self) -> None:
-        """Close at once, without a word to the server where the driver can."""
-        self.invalidate()
+        assert self.loop is not None
+        with contextlib.suppress(RuntimeError):  # the loop has just ended
+            self.loop.call_soon_threadsafe(self.pool.close_one_idle, self)
 
     def disown(self) -> None:
         """Forget a connection that belongs to the parent process, without touching it."""
@@ -185,6 +183,7 @@ class RoutedPool(Pool):
         self.pooled: dict[str, bool] = {}
         #: Servers and databases whose row policies bind the login.
         self.policies_checked: set[tuple[str, str | None]] = set()
+        self._closing: set[asyncio.Task[None]] = set()
         self._out: weakref.WeakSet[BucketRecord] = weakref.WeakSet()
         self._out_lock = threading.Lock()
         self._retired: set[Hashable] = set()
@@ -200,6 +199,13 @@ class RoutedPool(Pool):
             return asyncio.get_running_loop()
         except RuntimeError:
             return None
+
+    def share_first_connection_between_loops(self) -> None:
+        """SQLAlchemy learns of the server at the first connection, behind a lock that belongs to
+        one event loop; a second loop would wait for it for ever.
+        """
+        listeners: Any = self.dispatch.connect
+        listeners.for_modify(self.dispatch)._exec_once_mutex = _AnyLoopLock()
 
     # What SQLAlchemy's Pool asks of its subclasses ------------------------------------------
 
@@ -225,9 +231,10 @@ class RoutedPool(Pool):
         assert isinstance(record, BucketRecord)
         with self._out_lock:
             self._out.discard(record)
-        if record.dbapi_connection is not None and self._is_stale(record):
+        stale = record.dbapi_connection is not None and self._is_stale(record)
+        if stale:
             self._close(record, "generation")
-        if record.dbapi_connection is None:
+        if stale or record.dbapi_connection is None:
             self._budget.drop(record.bucket_key, record.owner)
         else:
             self._budget.give_back(record, record.owner)
@@ -289,26 +296,35 @@ class RoutedPool(Pool):
         return self._open(dialect, target, True)
 
     def _close(self, record: BucketRecord, reason: str) -> None:
-        if record.can_close_here():
+        loop = record.loop
+        if loop is None or (loop is self.running_loop() and concurrency.in_greenlet()):
             record.close()
+        elif not loop.is_running():
+            guard.sever(record)
         else:
-            record.abandon()
+            with contextlib.suppress(RuntimeError):  # the loop has just ended
+                loop.call_soon_threadsafe(self._close_soon, record)
         if events.listening():
             events.emit(
                 events.ConnectionClosed(record.target.tenant_id, record.target.server.name, reason)
             )
 
+    def _close_soon(self, record: BucketRecord) -> asyncio.Task[None]:
+        """Close *record* in a task of its own event loop, which runs this."""
+        task: asyncio.Task[None] = asyncio.ensure_future(greenlet_spawn(record.close))  # type: ignore[arg-type]
+        self._closing.add(task)
+        task.add_done_callback(self._closing.discard)
+        return task
+
     def _close_idle(self, wanted: Callable[[BucketRecord], bool], reason: str) -> None:
         for record in self._budget.pull_idle(wanted):
-            if record.loop is not None and record.loop.is_closed():
-                record.dbapi_connection = None  # its socket went with the loop
-            else:
-                self._close(record, reason)
+            self._close(record, reason)
 
     def close_one_idle(self, record: BucketRecord) -> None:
         """Close *record* if it is still idle; called on its event loop."""
-        for each in self._budget.pull_idle(lambda idle: idle is record):
-            each.abandon()
+        if self._budget.claim_idle(record):
+            task = self._close_soon(record)
+            task.add_done_callback(lambda _: self._budget.drop(record.bucket_key, None))
 
     def retire(self, bucket: Hashable) -> None:
         """Never use connections of *bucket* again: its tenant has moved or was created anew."""
@@ -359,6 +375,20 @@ class RoutedPool(Pool):
         self._out = weakref.WeakSet()
         for record in list(self._budget._idle):
             record.disown()
+
+
+class _AnyLoopLock:
+    """A lock for greenlets of several event loops; held briefly and rarely, so it polls."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+
+    def __enter__(self) -> None:
+        while not self._lock.acquire(blocking=False):
+            await_only(asyncio.sleep(0.002))
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.release()
 
 
 def _same_error(error: TenantryError) -> TenantryError:

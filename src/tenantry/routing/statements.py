@@ -9,10 +9,12 @@ import re
 from functools import lru_cache
 from typing import Any
 
+from sqlalchemy.engine.interfaces import ExecuteStyle
 from sqlalchemy.sql import visitors
 from sqlalchemy.sql.dml import UpdateBase
 from sqlalchemy.sql.elements import TextClause
 from sqlalchemy.sql.functions import Function, FunctionElement
+from sqlalchemy.sql.operators import custom_op
 from sqlalchemy.sql.selectable import SelectBase
 
 __all__ = ["ends_transaction", "keeps_session_state", "leaves_nothing", "text_leaves_nothing"]
@@ -37,11 +39,10 @@ _STARTS_HARMLESS = re.compile(
     r"\s*(?:select|insert|update|delete|with|values|savepoint|release\s+savepoint|rollback\s+to)\b",
     re.IGNORECASE,
 )
-_CALL = re.compile(r"([A-Za-z_][\w$.\"`]*)\s*\(")
-_RISKY = re.compile(
-    r";\s*\S|@\w|--|/\*|\binto\s+(?:temp|temporary|unlogged|outfile|dumpfile|pg_temp)\b",
-    re.IGNORECASE,
-)
+# Whatever stands before a parenthesis: a name in any spelling, quoted, with escapes or accents.
+_CALL = re.compile(r"([^\s(),;=<>+\-*/%|!&^~?:']+)\s*\(")
+# Several statements, MySQL's variables, comments, and SELECT ... INTO anything.
+_RISKY = re.compile(r";\s*\S|@|--|/\*|(?<!\binsert )(?<!\bignore )\binto\b", re.IGNORECASE)
 
 
 @lru_cache(maxsize=1024)
@@ -70,7 +71,10 @@ def leaves_nothing(context: Any, statement: str) -> bool:
     Answered once per compiled statement and remembered on it.
     """
     compiled = context.compiled
-    if compiled is None:
+    if compiled is None or (
+        statement is not context.statement  # a listener has changed it
+        and context.execute_style is not ExecuteStyle.INSERTMANYVALUES
+    ):
         return text_leaves_nothing(statement)
     known = getattr(compiled, "_tenantry_leaves_nothing", None)
     if known is None:
@@ -87,11 +91,25 @@ def _statement_leaves_nothing(element: Any, statement: str) -> bool:
         if isinstance(part, TextClause) or getattr(part, "is_literal", False):
             return text_leaves_nothing(statement)
         # SQLAlchemy's own generic functions are all harmless; `func.anything` is a Function.
-        if isinstance(part, Function) and part.name.lower() not in _HARMLESS:
+        if isinstance(part, Function) and (part.name.lower() not in _HARMLESS or part.packagenames):
             return False
         if isinstance(part, FunctionElement) and not hasattr(part, "name"):
             return False
+        # Texts that are rendered as they are, and elements that render whatever they like.
+        if not type(part).__module__.startswith("sqlalchemy.") or _holds_text(part):
+            return text_leaves_nothing(statement)
     return True
+
+
+def _holds_text(part: Any) -> bool:
+    return (
+        isinstance(getattr(part, "operator", None), custom_op)
+        or bool(getattr(part, "_prefixes", None))
+        or bool(getattr(part, "_suffixes", None))
+        or bool(getattr(part, "_hints", None))
+        or bool(getattr(part, "_statement_hints", None))
+        or getattr(getattr(part, "name", None), "quote", None) is False
+    )
 
 
 _TRANSACTION = re.compile(

@@ -1,0 +1,206 @@
+"""Which statements may leave something on their session: the doubt goes to safety."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from sqlalchemy import (
+    Integer,
+    String,
+    cast,
+    event,
+    func,
+    insert,
+    literal_column,
+    select,
+    table,
+    text,
+    update,
+)
+from sqlalchemy.dialects import postgresql
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.orm import Session
+from sqlalchemy.sql import column, quoted_name
+from sqlalchemy.sql.expression import ColumnElement
+
+from tenantry import Tenancy
+from tenantry.routing.statements import text_leaves_nothing
+from tests.places import Author, Note, Place
+
+HARMLESS = [
+    "SELECT 1",
+    "SELECT count(*), max(id) FROM notes WHERE id IN (1, 2)",
+    "select a.x from (select 1 as x) as a where (a.x = 1) and (a.x in (1))",
+    "INSERT INTO notes (id, tenant) VALUES (1, 'x')",
+    "UPDATE notes SET body = upper(body) WHERE id = (SELECT max(id) FROM notes)",
+    "DELETE FROM notes WHERE id = 1",
+    "SAVEPOINT sa_savepoint_1",
+    "RELEASE SAVEPOINT sa_savepoint_1",
+    "ROLLBACK TO SAVEPOINT sa_savepoint_1",
+]
+
+DIRTY = [
+    "SET search_path TO evil",
+    "RESET ALL",
+    "SELECT set_config('search_path', 'evil', false)",
+    "SELECT pg_catalog.set_config('search_path', 'evil', false)",
+    "SELECT \"set_config\"('search_path', 'evil', false)",
+    "SELECT pg_catalog . set_config ('search_path', 'evil', false)",
+    "SELECT U&\"\\0073\\0065\\0074\\005f\\0063\\006f\\006e\\0066\\0069\\0067\"('a', 'b', false)",
+    'SELECT "1"()',
+    "SELECT é()",
+    'SELECT "my function"()',
+    "SELECT `get_lock`('x', 1)",
+    "SELECT get_lock#\n('x', 1)",
+    "SELECT 1; SET search_path TO evil",
+    "SELECT 1 -- harmless?",
+    "SELECT/**/1",
+    "SELECT 'x' AS tenant INTO TEMP notes",
+    "SELECT 'x' AS tenant INTO TEMPORARY TABLE notes",
+    "SELECT 'x' AS tenant INTO LOCAL TEMPORARY TABLE notes",
+    "SELECT 'x' AS tenant INTO LOCAL TEMP notes",
+    "SELECT 'x' AS tenant INTO pg_temp.notes",
+    "SELECT 'x' AS tenant INTO \"pg_temp\".notes",
+    "SELECT 1 INTO @x",
+    "SELECT 1 INTO @`x`",
+    "SELECT @'x' := 1",
+    "SELECT @.x := 1",
+    "SELECT @$x := 1",
+    "SELECT 1 INTO OUTFILE '/tmp/x'",
+    "WITH x AS (SELECT pg_advisory_lock(1)) SELECT * FROM x",
+    "CREATE TEMP TABLE notes (id int)",
+    "DECLARE c CURSOR WITH HOLD FOR SELECT 1",
+    "PREPARE p AS SELECT 1",
+    "LISTEN somebody",
+    "COMMIT",
+    "USE other",
+    "CALL something()",
+    "DO $$ BEGIN END $$",
+    "EXPLAIN ANALYZE SELECT set_config('a', 'b', false)",
+    "PRAGMA foreign_keys = ON",
+    "ATTACH DATABASE 'x' AS y",
+    "\ufeffSELECT 1",
+]
+
+
+@pytest.mark.parametrize("statement", HARMLESS)
+def test_plain_reads_and_writes_cost_no_reset(statement: str) -> None:
+    assert text_leaves_nothing(statement)
+
+
+@pytest.mark.parametrize("statement", DIRTY)
+def test_whatever_may_leave_something_is_reset(statement: str) -> None:
+    assert not text_leaves_nothing(statement)
+
+
+class HidesACall(ColumnElement[int]):
+    inherit_cache = True
+    type = Integer()
+
+
+@compiles(HidesACall)
+def _compile(element: HidesACall, compiler: Any, **kw: Any) -> str:
+    return "length(set_config('statement_timeout', '1234', false))"
+
+
+CALL = "set_config('statement_timeout', '1234', false)"
+ELEMENTS: dict[str, Any] = {
+    "text": text(f"SELECT {CALL}"),
+    "function": select(func.set_config("statement_timeout", "1234", False)),
+    "function of a schema": select(func.pg_catalog.set_config("statement_timeout", "1234", False)),
+    "literal column": select(literal_column(CALL)),
+    "text in a list": select(text(CALL)),
+    "where": select(Author.id).where(text(f"{CALL} = 'x'")),
+    "order by": select(Author.name).order_by(text(CALL)),
+    "prefix": select(column("x"))
+    .select_from(select(literal_column("1").label("x")).subquery())
+    .prefix_with(f"{CALL},", dialect="postgresql"),
+    "suffix": select(Author.name).suffix_with(f"ORDER BY {CALL}"),
+    "operator": select(cast("a", String).op(f"|| {CALL} ||")("b")),
+    "hint": select(Author.id).with_statement_hint(f"ORDER BY {CALL}"),
+    "unquoted name": select(text("*")).select_from(table(quoted_name(CALL, quote=False))),
+    "own element": select(HidesACall()),
+    "update": update(Author).values(name=func.set_config("statement_timeout", "1234", False)),
+}
+
+
+@pytest.fixture
+def tenancy(place: Place) -> Any:
+    tenancy = place.tenancy("uk", max_connections=1)
+    with tenancy.use("uk"), tenancy.session() as session:
+        session.add(Author(id=1, name="somebody"))
+        session.commit()
+    yield tenancy
+    tenancy.close()
+
+
+def timeout_and_process(session: Session) -> Any:
+    return session.execute(
+        text("SELECT setting, pg_backend_pid() FROM pg_settings WHERE name = 'statement_timeout'")
+    ).one()
+
+
+@pytest.mark.parametrize("name", ELEMENTS)
+def test_what_an_element_hides_is_reset_too(name: str, tenancy: Tenancy) -> None:
+    with tenancy.use("uk"):
+        with tenancy.session() as session:
+            usual, process = timeout_and_process(session)
+        with tenancy.session() as session:
+            session.execute(ELEMENTS[name])
+            setting = "SELECT setting FROM pg_settings WHERE name = 'statement_timeout'"
+            assert session.scalar(text(setting)) == "1234"  # it bites
+            session.commit()
+        with tenancy.session() as session:
+            assert timeout_and_process(session) == (usual, process)
+
+
+def test_a_statement_that_a_listener_changed_is_looked_at_again(tenancy: Tenancy) -> None:
+    @event.listens_for(tenancy.engine, "before_cursor_execute", retval=True)
+    def change(_: object, cursor: object, statement: str, parameters: Any, *more: object) -> Any:
+        if "authors" in statement:
+            statement = f"SELECT {CALL}"
+        return statement, parameters
+
+    with tenancy.use("uk"):
+        with tenancy.session() as session:
+            usual, _ = timeout_and_process(session)
+        with tenancy.session() as session:
+            session.execute(select(Author.name))
+            session.commit()
+        with tenancy.session() as session:
+            assert timeout_and_process(session)[0] == usual
+
+
+ORDINARY: dict[str, Any] = {
+    "select": select(Note).where(Note.id.in_([1, 2])).order_by(Note.id).limit(3),
+    "join": select(Note, Author).join(Note.author),
+    "aggregate": select(func.count(), func.max(Note.id)).group_by(Note.tenant),
+    "insert": insert(Note).values(tenant="uk", body="x").returning(Note.id),
+    "conflict": postgresql.insert(Note)
+    .values(id=1, tenant="uk", body="x")
+    .on_conflict_do_nothing(index_elements=["id"]),
+    "update": update(Note).values(body=func.upper(Note.body)),
+}
+
+
+def test_ordinary_work_is_never_reset(tenancy: Tenancy) -> None:
+    resets: list[str] = []
+    with tenancy.use("uk"):
+        for statement in ORDINARY.values():
+            with tenancy.session() as session:
+                session.execute(statement)
+                record = session.connection()._dbapi_connection._connection_record  # type: ignore[union-attr]
+                if record.dirty or record.lent:
+                    resets.append(str(statement))
+                session.commit()
+        with tenancy.session() as session:
+            session.add_all([Note(tenant="uk", body=str(n)) for n in range(5)])
+            session.flush()
+            with session.begin_nested():
+                session.add(Note(tenant="uk", body="nested"))
+            record = session.connection()._dbapi_connection._connection_record  # type: ignore[union-attr]
+            if record.dirty or record.lent:
+                resets.append("flush of several objects, and a savepoint")
+            session.rollback()
+    assert resets == []

@@ -1,0 +1,240 @@
+"""What is tortured: a Tenancy on a real server, and recipes that are known to leak."""
+
+from __future__ import annotations
+
+import contextlib
+import sqlite3
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from typing import Any
+
+import sqlalchemy
+from sqlalchemy import Engine, create_engine, event, text
+from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.orm import Session
+
+from tenantry import Isolation, Placement, Tenancy, Tenant
+from tenantry.directory import MappingDirectory
+from tenantry.testing.address import ServerAddress
+from tests.places import Author, Base, Note, Place
+from tests.torture.harness import SEEDED
+
+ALL_NOTES = "SELECT tenant, body FROM notes"
+
+
+def seed(session: Session, tenant_id: str) -> None:
+    """The rows that each tenant starts with."""
+    session.add(Author(id=1, name=tenant_id))
+    session.flush()
+    session.add_all(
+        [Note(id=n, tenant=tenant_id, body="seed", author_id=1) for n in range(1, SEEDED + 1)]
+    )
+    session.commit()
+
+
+def renamed(session: Session, tenant_id: str) -> None:
+    """Make a copy of another tenant's seeded rows this tenant's."""
+    session.execute(text("UPDATE notes SET tenant = :id"), {"id": tenant_id})
+    session.execute(text("UPDATE authors SET name = :id"), {"id": tenant_id})
+    if session.get_bind().dialect.name == "postgresql":
+        session.execute(text("SELECT setval('notes_id_seq', 1000)"))
+    session.commit()
+
+
+class Routed:
+    """A Tenancy whose tenants have databases of their own on the server of a place."""
+
+    def __init__(self, place: Place, tenants: int, budget: int, **options: Any) -> None:
+        self.place = place
+        self.tenant_ids: Sequence[str] = [f"t{number:02}" for number in range(tenants)]
+        self._records = self._make_tenants()
+        servers = {"main": place.server()}
+        directory = MappingDirectory(self._records, servers=servers)
+        options.setdefault("per_tenant", budget)
+        options.setdefault("wait_seconds", 120)
+        self.tenancy = Tenancy(directory, servers, max_connections=budget, **options)
+
+    def _make_tenants(self) -> list[Tenant]:
+        place = self.place
+        records: list[Tenant] = []
+        for number, tenant_id in enumerate(self.tenant_ids):
+            copied = number > 0 and place.kind.server == "postgresql"
+            if copied:
+                template = records[0].placement.database
+                name = f"{template}_{number}"
+                assert place.address is not None
+                place.address.execute(f'CREATE DATABASE "{name}" TEMPLATE "{template}"')
+                place._made.append(name)
+                placement = Placement("main", Isolation.DATABASE, database=name)
+                record = Tenant(tenant_id, placement)
+            else:
+                record = place.tenant(tenant_id)
+            records.append(record)
+            engine = self._admin_engine(record)
+            with Session(engine) as session:
+                if not copied:
+                    Base.metadata.create_all(session.connection())
+                    seed(session, tenant_id)
+                renamed(session, tenant_id)
+            engine.dispose()
+        return records
+
+    def _admin_engine(self, tenant: Tenant) -> Engine:
+        if self.place.address is None:
+            return create_engine(f"sqlite:///{self.place.folder}/{tenant.placement.database}")
+        url = self.place.address.url(database=tenant.placement.database)
+        return create_engine(url, poolclass=sqlalchemy.NullPool)
+
+    @contextlib.contextmanager
+    def session(self, tenant_id: str) -> Iterator[Session]:
+        with (
+            self.tenancy.use(tenant_id, switch=True),
+            self.tenancy.session() as session,
+        ):
+            yield session
+
+    @contextlib.asynccontextmanager
+    async def asession(self, tenant_id: str) -> AsyncIterator[AsyncSession]:
+        async with self.tenancy.use(tenant_id), self.tenancy.asession() as session:
+            yield session
+
+    def audit(self) -> Iterable[tuple[str, str, str]]:
+        for record in self._records:
+            database = record.placement.database
+            if self.place.address is None:
+                file = sqlite3.connect(f"{self.place.folder}/{database}")
+                rows: list[Any] = file.execute(ALL_NOTES).fetchall()
+                file.close()
+            else:
+                rows = self.place.address.execute(ALL_NOTES, database)
+            for tenant_id, body in rows:
+                yield record.id, tenant_id, body
+
+    @property
+    def _databases(self) -> str:
+        return ", ".join(f"'{record.placement.database}'" for record in self._records)
+
+    def kill_one(self) -> int:
+        return kill_one(self.place.address, self._databases)
+
+    def idle_in_transaction(self) -> int:
+        return idle_in_transaction(self.place.address, self._databases)
+
+    def held(self) -> dict[str, int]:
+        held = self.tenancy.status()["held_by"]
+        assert isinstance(held, dict)
+        return held
+
+    async def aclose(self) -> None:
+        await self.tenancy.aclose()
+
+
+def kill_one(address: ServerAddress | None, databases: str) -> int:
+    """End a random connection to one of *databases* (a list in SQL)."""
+    if address is None:
+        return 0
+    if address.admin_driver.startswith("postgresql"):
+        killed = address.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+            f"WHERE datname IN ({databases}) ORDER BY random() LIMIT 1"
+        )
+        return len(killed)
+    found = address.execute(
+        f"SELECT id FROM information_schema.processlist WHERE db IN ({databases}) "
+        "ORDER BY rand() LIMIT 1"
+    )
+    for (number,) in found:
+        with contextlib.suppress(sqlalchemy.exc.DBAPIError):  # it has ended by itself
+            address.execute(f"KILL {number}")
+    return len(found)
+
+
+def idle_in_transaction(address: ServerAddress | None, databases: str) -> int:
+    """How many connections to *databases* sit in an open transaction."""
+    if address is None:
+        return 0
+    if address.admin_driver.startswith("postgresql"):
+        query = (
+            "SELECT count(*) FROM pg_stat_activity "
+            f"WHERE datname IN ({databases}) AND state LIKE 'idle in transaction%'"
+        )
+    else:
+        query = (
+            "SELECT count(*) FROM information_schema.innodb_trx JOIN "
+            "information_schema.processlist p ON p.id = trx_mysql_thread_id "
+            f"WHERE p.db IN ({databases})"
+        )
+    return int(address.execute(query)[0][0])
+
+
+class LeakyPath:
+    """The recipe that people copy: a schema per tenant and ``SET search_path``, no reset.
+
+    It is here to prove that the harness sees what it is meant to see.
+    """
+
+    def __init__(self, address: ServerAddress, database: str, tenants: int, budget: int) -> None:
+        self.tenant_ids: Sequence[str] = [f"t{number:02}" for number in range(tenants)]
+        self._address = address
+        self._database = database
+        self._engine = create_engine(
+            address.url(database=database), pool_size=budget, max_overflow=0
+        )
+        self._held = 0
+        event.listen(self._engine, "checkout", self._took)
+        event.listen(self._engine, "checkin", self._gave)
+        for tenant_id in self.tenant_ids:
+            with Session(self._engine) as session:
+                session.execute(text(f"CREATE SCHEMA {tenant_id}"))
+                session.execute(text(f"SET search_path TO {tenant_id}"))
+                Base.metadata.create_all(session.connection())
+                seed(session, tenant_id)
+        self._engine.dispose()
+
+    def _took(self, *_: object) -> None:
+        self._held += 1
+
+    def _gave(self, *_: object) -> None:
+        self._held -= 1
+
+    @contextlib.contextmanager
+    def session(self, tenant_id: str) -> Iterator[Session]:
+        with Session(self._engine) as session:
+            session.execute(text(f"SET search_path TO {tenant_id}"))
+            yield session
+
+    def asession(self, tenant_id: str) -> contextlib.AbstractAsyncContextManager[AsyncSession]:
+        raise NotImplementedError
+
+    def audit(self) -> Iterable[tuple[str, str, str]]:
+        for place in self.tenant_ids:
+            query = f"SELECT tenant, body FROM {place}.notes"
+            for tenant_id, body in self._address.execute(query, self._database):
+                yield place, tenant_id, body
+
+    def kill_one(self) -> int:
+        return kill_one(self._address, f"'{self._database}'")
+
+    def idle_in_transaction(self) -> int:
+        return idle_in_transaction(self._address, f"'{self._database}'")
+
+    def held(self) -> dict[str, int]:
+        return {"somebody": self._held} if self._held else {}
+
+    async def aclose(self) -> None:
+        self._engine.dispose()
+
+    def close(self) -> None:
+        self._engine.dispose()
+
+
+class DefaultEngine(LeakyPath):
+    """One engine for everybody: whoever is meant, the first tenant's database answers."""
+
+    @contextlib.contextmanager
+    def session(self, tenant_id: str) -> Iterator[Session]:
+        with Session(self._engine) as session:
+            session.execute(text(f"SET search_path TO {self.tenant_ids[0]}"))
+            yield session
+
+
+__all__ = ["DefaultEngine", "LeakyPath", "Routed"]
