@@ -141,7 +141,8 @@ class Access:
     ) -> Iterator[Connection]:
         """A connection to *place*, its schema first on the path; whatever the tenant's state.
 
-        With *write* transactions on SQLite take the write lock when they begin.
+        With *write* transactions on SQLite take the write lock when they begin, and on MySQL
+        the connection has a dialect of its own: it remembers a database as the default one.
 
         Raises:
             PlacementMissingError: The place does not exist.
@@ -150,14 +151,24 @@ class Access:
         tenant = place.tenants[0] if place.tenants else None
         if isinstance(place.backend, SQLite) and not place.file().exists():
             raise missing(place)
-        with self.connect(
-            place.server, place.database, autocommit=autocommit, tenant=tenant
-        ) as connection:
+        opened = (
+            self._alone(place, tenant)
+            if write and place.server.kind == "mysql"
+            else self.connect(place.server, place.database, autocommit=autocommit, tenant=tenant)
+        )
+        with opened as connection:
             if place.schema is not None and place.server.kind == "postgresql":
                 point(connection, place.schema)
             if write:
                 connection = connection.execution_options(tenantry_write=True)
             yield connection
+
+    @contextmanager
+    def _alone(self, place: Place, tenant: Tenant | None) -> Iterator[Connection]:
+        engine = _engine(place.server)
+        with self._dial(engine, place.server, place.database, tenant) as connection:
+            yield connection
+        engine.dispose()
 
     def close(self) -> None:
         """Close what was kept."""
@@ -188,6 +199,11 @@ class Access:
         if login:
             assert server.admin is not None
             used = replace(server.admin, name=server.name, create_missing=server.create_missing)
+        return self._dial(self.engine(used, admin=login), used, database, tenant)
+
+    def _dial(
+        self, engine: Engine, used: Server, database: str | None, tenant: Tenant | None
+    ) -> Connection:
         backend = backend_of(used)
         driver = backend.driver(used, is_async=False)
         if isinstance(backend, SQLite):
@@ -201,7 +217,7 @@ class Access:
         target = Target(tenant=tenant, server=used, backend=backend, bucket=(), url=url)
         token = _target.set(target)
         try:
-            return self.engine(used, admin=login).connect()
+            return engine.connect()
         finally:
             _target.reset(token)
 

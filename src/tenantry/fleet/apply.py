@@ -90,7 +90,7 @@ def apply(
                 if step.segments is None or online:
                     _apply_online(access, place, step, scripts, lock_timeout)
                 else:
-                    _apply_stepwise(access, place, step, scripts.version_table, lock_timeout)
+                    _apply_stepwise(access, place, [step], scripts.version_table, lock_timeout)
                 applied += 1
         except (MigrationError, OSError):
             raise
@@ -106,8 +106,7 @@ def _apply_batch(
     if isinstance(place.backend, SQLite):
         _apply_to_file(place, steps, table, lock_timeout)
     elif place.server.kind == "mysql":
-        for step in steps:
-            _apply_stepwise(access, place, step, table, lock_timeout)
+        _apply_stepwise(access, place, steps, table, lock_timeout)
     else:
         with access.connect(place.server, place.database, autocommit=True) as connection:
             # All steps in one message, each a transaction of its own in it.
@@ -225,10 +224,9 @@ def _apply_online(
 
 
 def _apply_stepwise(
-    access: Access, place: Place, step: Step, table: str, lock_timeout: float
+    access: Access, place: Place, steps: Sequence[Step], table: str, lock_timeout: float
 ) -> None:
     """Statement by statement, with a row in the place that says which is the next."""
-    assert step.segments is not None
     with (
         holding(access, place, "migrate", wait_seconds=lock_timeout, inside=True) as got,
         access.enter(place, autocommit=True) as connection,
@@ -236,48 +234,82 @@ def _apply_stepwise(
         if not got:
             raise LockedError(tenant_id=place.name)
         _set_lock_timeout(connection, place, lock_timeout)
-        if heads_in(connection, place, table) != step.before:
+        if heads_in(connection, place, table) != steps[0].before:
             raise MovedOnError(tenant_id=place.name)
-        position = _position(connection, place, step)
-        in_doubt = position is not None
+        position = _position(connection, place, steps[0])
         if position is None:
-            position = 0
-            _mark(connection, place, step, 0)
-        number = 0
-        on_postgresql = place.server.kind == "postgresql"
-        for segment in step.segments:
-            if on_postgresql and segment.transactional:
-                if number >= position:
-                    _in_transaction(connection, place, segment.statements, number + 1)
-                number += 1
-                continue
-            for statement in segment.statements:
-                if number >= position:
-                    _one(connection, place, statement, number, in_doubt and number == position)
-                number += 1
+            _mark(connection, place, steps[0], 0)
+        for index, step in enumerate(steps):
+            following = steps[index + 1] if index + 1 < len(steps) else None
+            try:
+                if place.server.kind == "postgresql":
+                    _segments(connection, place, step, position)
+                else:
+                    _statements(connection, place, step, position, following)
+            except Exception as error:
+                raise translated(error, place, step.revision) from error
+            position = None
         _unmark(connection, place)
 
 
-def _in_transaction(
-    connection: Connection, place: Place, statements: Sequence[str], next_: int
+def _segments(connection: Connection, place: Place, step: Step, position: int | None) -> None:
+    """PostgreSQL: transactions whole, what runs outside of them one by one."""
+    number, first = 0, position or 0
+    for segment in step.segments or ():
+        if segment.transactional:
+            if number >= first:
+                note = _note(place, number + 1)
+                message = "".join(f"{each};\n" for each in (*segment.statements, note))
+                _send(connection, f"BEGIN;\n{message}COMMIT")
+            number += 1
+            continue
+        for statement in segment.statements:
+            if number >= first:
+                _one(connection, statement, in_doubt=number == position)
+                _run(connection, _note(place, number + 1))
+            number += 1
+
+
+def _statements(
+    connection: Connection, place: Place, step: Step, position: int | None, following: Step | None
 ) -> None:
-    note = f"UPDATE {place.backend.quote(STEPS_TABLE)} SET position = {next_}"
-    _send(connection, "BEGIN;\n" + "".join(f"{each};\n" for each in (*statements, note)) + "COMMIT")
-
-
-def _one(connection: Connection, place: Place, statement: str, number: int, in_doubt: bool) -> None:
-    note = f"UPDATE {place.backend.quote(STEPS_TABLE)} SET position = {number + 1}"
-    if _DML.match(statement):
-        _run(connection, "BEGIN")
-        try:
-            _run(connection, statement)
+    """MySQL: DDL one by one; rows, the version row among them, with the note in a transaction."""
+    statements = [each for segment in step.segments or () for each in segment.statements]
+    for number, statement in enumerate(statements):
+        if number < (position or 0):
+            continue
+        is_last = number + 1 == len(statements)
+        note = _note(place, number + 1)
+        if is_last and following is not None:
+            note = _note(place, 0, following)
+        if _DML.match(statement):
+            _together(connection, statement, note)
+            continue
+        _one(connection, statement, in_doubt=number == position)
+        # Before rows no note is needed: done twice, the DDL says so, and the rows' note follows.
+        if is_last or not _DML.match(statements[number + 1]):
             _run(connection, note)
-            _run(connection, "COMMIT")
-        except BaseException:
-            with contextlib.suppress(Exception):
-                _run(connection, "ROLLBACK")
-            raise
-        return
+
+
+def _note(place: Place, position: int, step: Step | None = None) -> str:
+    revision = f"revision = '{_label(step)}', " if step is not None else ""
+    return f"UPDATE {place.backend.quote(STEPS_TABLE)} SET {revision}position = {position}"
+
+
+def _together(connection: Connection, *statements: str) -> None:
+    _run(connection, "BEGIN")
+    try:
+        for statement in statements:
+            _run(connection, statement)
+        _run(connection, "COMMIT")
+    except BaseException:
+        with contextlib.suppress(Exception):
+            _run(connection, "ROLLBACK")
+        raise
+
+
+def _one(connection: Connection, statement: str, *, in_doubt: bool) -> None:
+    """A statement that commits itself; *in_doubt*: a crash may have come just after it."""
     index = _CONCURRENTLY.match(statement)
     if index is not None and in_doubt:
         # An interrupted build leaves an index that is of no use and in the way (manual, CREATE
@@ -286,12 +318,12 @@ def _one(connection: Connection, place: Place, statement: str, number: int, in_d
     try:
         _run(connection, statement)
     except Exception as error:
-        if not (in_doubt and _says_done(error)):
-            if index is not None:
-                with contextlib.suppress(Exception):
-                    _drop_invalid(connection, index[1])
-            raise
-    _run(connection, note)
+        if in_doubt and _says_done(error):
+            return
+        if index is not None:
+            with contextlib.suppress(Exception):
+                _drop_invalid(connection, index[1])
+        raise
 
 
 def _drop_invalid(connection: Connection, index: str) -> None:

@@ -102,7 +102,7 @@ class Journal:
                 select(_RUNS.c.id, _RUNS.c.started).where(
                     _RUNS.c.verb == verb,
                     _RUNS.c.key == key,
-                    _RUNS.c.state.in_(("running", "paused", "stopped")),
+                    _RUNS.c.state.in_(("running", "pausing", "paused", "stopped")),
                 )
             ).first()
             if found is not None:
@@ -175,7 +175,8 @@ class Journal:
         """Whether nobody asked this work to pause."""
         with self._engine.connect() as connection:
             state = connection.execute(select(_RUNS.c.state).where(_RUNS.c.id == run.id)).scalar()
-        return state == "running"
+        # Another worker of the same run may have ended it: only a wish to pause counts.
+        return state not in ("pausing", "paused")
 
     def runs(self, limit: int = 20) -> list[Run]:
         """The latest runs, newest first."""

@@ -1,0 +1,5 @@
+"""``python -m tenantry`` is ``tenantry``."""
+
+from .cli.main import main
+
+main()

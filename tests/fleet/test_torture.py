@@ -1,0 +1,280 @@
+"""What must hold whatever happens: kill -9, several migrators at once, tables in use.
+
+The short forms run always; ``-m long`` runs them at the size of the promise.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from sqlalchemy import text
+
+from tenantry.fleet import Access, Scripts, Settings, migrate_tenants, migration_status
+from tenantry.fleet.fingerprint import Shape, shapes_of
+from tests.fleet.conftest import MakeFleet
+from tests.fleet.fleets import Fleet, kill, project
+
+SIZES = [
+    pytest.param((3, 3), id="short"),
+    pytest.param((50, 100), id="promised", marks=[pytest.mark.long, pytest.mark.timeout(3600)]),
+]
+
+#: A revision of each sort: a table, rows, an index outside any transaction, a live one.
+SMALL = {
+    "h1": "op.create_table('categories', sa.Column('id', sa.Integer, primary_key=True), "
+    "sa.Column('name', sa.String(20)))\n"
+    "op.create_table('things', sa.Column('id', sa.Integer, primary_key=True))",
+    "h2": "op.execute(\"INSERT INTO categories VALUES (1, 'one')\")\n"
+    "op.create_index('categories_name', 'categories', ['name'])",
+    "h3": "with op.get_context().autocommit_block():\n"
+    "    op.create_index('categories_id', 'categories', ['id'], postgresql_concurrently=True)",
+    "h4": "op.add_column('things', sa.Column('name', sa.String(20)))\n"
+    "op.execute(\"INSERT INTO categories VALUES (2, 'two')\")",
+    "h5": "op.get_bind().execute(sa.text(\"INSERT INTO categories VALUES (3, 'three')\"))",
+}
+
+
+def shapes_by_revision(fleet: Fleet, scripts: Scripts, tenant_id: str) -> dict[str, Shape]:
+    """What a tenant looks like at each revision, made step by step and without a fault."""
+    shapes = {}
+    tenant = fleet.tenant(tenant_id)
+    with Access(fleet.tenancy.servers, keep=2) as access:
+        place = access.place(tenant)
+        shapes["base"] = shapes_of(access, [place])[place.key]
+        for script in [*scripts.directory.walk_revisions()][::-1]:
+            migrate_tenants(
+                fleet.tenancy,
+                scripts,
+                tenants=[tenant],
+                settings=Settings(script.revision),
+                access=access,
+            ).raise_if_failed()
+            shapes[script.revision] = shapes_of(access, [place])[place.key]
+    return shapes
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_kill_9_leaves_no_tenant_between_two_revisions(
+    make_fleet: MakeFleet, tmp_path: Path, size: tuple[int, int]
+) -> None:
+    """And the same command finishes, with nothing applied twice."""
+    count, kills = size
+    fleet = make_fleet(count + 1)
+    ini = project(tmp_path, SMALL if count < 10 else None)
+    scripts = Scripts(ini)
+    *victims, reference = fleet.ids
+    expected = shapes_by_revision(fleet, scripts, reference)
+    chance = random.Random(4)
+    arguments = ["migrate", "--config", str(ini), "--workers", "2", "--canary", "0"]
+    for _ in range(kills):
+        process = fleet.start(*arguments)
+        journal = fleet.folder / ".tenantry" / "journal.db"
+        deadline = time.monotonic() + 60
+        while not journal.exists() and process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.02)
+        time.sleep(chance.uniform(0.0, 0.1 * count))
+        if process.poll() is None:
+            kill(process)
+        else:
+            process.communicate()
+        _check(fleet, scripts, victims, expected)
+        if count >= 10 and not any(
+            each.behind for each in migration_status(fleet.tenancy, scripts)
+        ):
+            _down(fleet, scripts, victims)
+    done = fleet.run(*arguments)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert not any(each.behind for each in migration_status(fleet.tenancy, scripts))
+    _check(fleet, scripts, victims, expected)
+    wanted = fleet.rows(reference, "SELECT id, name FROM categories ORDER BY id")
+    for tenant_id in victims:
+        assert fleet.rows(tenant_id, "SELECT id, name FROM categories ORDER BY id") == wanted
+
+
+def _check(
+    fleet: Fleet, scripts: Scripts, tenant_ids: list[str], expected: dict[str, Shape]
+) -> None:
+    """Every tenant is whole at its revision; or, where DDL commits itself, says it is within."""
+    tenants = [fleet.tenant(each) for each in tenant_ids]
+    with Access(fleet.tenancy.servers, keep=2) as access:
+        standings = migration_status(fleet.tenancy, scripts, tenants=tenants, access=access)
+        shapes = shapes_of(access, [access.place(each) for each in tenants])
+        for each in standings:
+            assert each.standing.error is None
+            if each.standing.interrupted:
+                continue  # recorded: the next run goes on with just this statement
+            shape = shapes[access.place(each.tenant).key]
+            wanted = expected[each.standing.revision]
+            if each.standing.revision == "base":
+                assert not set(shape.tables) - {"alembic_version"}
+            else:
+                assert shape == wanted, (each.tenant.id, each.standing.revision)
+
+
+def _down(fleet: Fleet, scripts: Scripts, tenant_ids: list[str]) -> None:
+    settings = Settings("base", downgrade=True)
+    tenants = [fleet.tenant(each) for each in tenant_ids]
+    migrate_tenants(fleet.tenancy, scripts, tenants=tenants, settings=settings).raise_if_failed()
+
+
+@pytest.mark.parametrize(
+    "rounds",
+    [
+        pytest.param(1, id="short"),
+        pytest.param(20, id="promised", marks=[pytest.mark.long, pytest.mark.timeout(3600)]),
+    ],
+)
+def test_four_migrators_at_once(make_fleet: MakeFleet, tmp_path: Path, rounds: int) -> None:
+    """No failed exit, and each revision applied once."""
+    fleet = make_fleet(4)
+    ini = project(
+        tmp_path,
+        {
+            "d1": "op.create_table('log', sa.Column('n', sa.Integer))",
+            "d2": "op.execute('INSERT INTO log VALUES (2)')",
+            "d3": "op.create_index('log_n', 'log', ['n'])\n"
+            "op.execute('INSERT INTO log VALUES (3)')",
+            "d4": "op.get_bind().execute(sa.text('INSERT INTO log VALUES (4)'))",
+        },
+    )
+    scripts = Scripts(ini)
+    for _ in range(rounds):
+        # A little ahead of a commit, a killed round's rest is gone with the tables.
+        processes = [
+            fleet.start("migrate", "--config", str(ini), "--workers", "2") for _ in range(4)
+        ]
+        for process in processes:
+            said, _ = process.communicate(timeout=240)
+            assert process.returncode == 0, said
+        assert not any(each.behind for each in migration_status(fleet.tenancy, scripts))
+        for tenant_id in fleet.ids:
+            assert fleet.rows(tenant_id, "SELECT n FROM log ORDER BY n") == [(2,), (3,), (4,)]
+            fleet.execute(tenant_id, "DROP TABLE log", "DELETE FROM alembic_version")
+
+
+@contextlib.contextmanager
+def reader(fleet: Fleet, tenant_id: str, statement: str) -> Iterator[None]:
+    """Somebody who holds a lock on a table for the length of the block."""
+    with fleet.connect(tenant_id) as connection:
+        connection.execute(text(statement))
+        yield
+        connection.rollback()
+
+
+@pytest.mark.parametrize(
+    "size",
+    [
+        pytest.param((6, 2, 0.4), id="short"),
+        pytest.param(
+            (50, 5, 2.0), id="promised", marks=[pytest.mark.long, pytest.mark.timeout(1200)]
+        ),
+    ],
+)
+def test_tables_in_use_hold_up_nobody(
+    make_fleet: MakeFleet, tmp_path: Path, size: tuple[int, int, float]
+) -> None:
+    """The others arrive, no query waits longer than the lock timeout, the next run finishes."""
+    count, in_use, timeout = size
+    fleet = make_fleet(count)
+    if fleet.kind == "mariadb":
+        timeout = max(1.0, timeout)  # whole seconds there
+    ini = project(
+        tmp_path,
+        {
+            "e1": "op.create_table('notes', sa.Column('id', sa.Integer, primary_key=True))",
+            "e2": "op.add_column('notes', sa.Column('body', sa.String(20)))",
+        },
+    )
+    scripts = Scripts(ini)
+    migrate_tenants(fleet.tenancy, scripts, settings=Settings("e1")).raise_if_failed()
+    locked = fleet.ids[1 : 1 + in_use]
+    # A reader of SQLite stops no writer in WAL mode; a writer does, in any mode.
+    statement = (
+        "INSERT INTO notes (id) VALUES (1)" if fleet.kind == "sqlite" else "SELECT * FROM notes"
+    )
+    waits: list[float] = []
+    stop = threading.Event()
+    with contextlib.ExitStack() as stack:
+        for tenant_id in locked:
+            stack.enter_context(reader(fleet, tenant_id, statement))
+        watcher = threading.Thread(target=_watch, args=(fleet, locked[0], waits, stop))
+        watcher.start()
+        report = migrate_tenants(
+            fleet.tenancy,
+            scripts,
+            settings=Settings("e2", lock_timeout=timeout, lock_rounds=1),
+            workers=4,
+        )
+        stop.set()
+        watcher.join()
+    assert sorted(each.tenant_id for each in report.of("failed")) == sorted(locked)
+    assert len(report.of("done")) == count - in_use
+    assert {each.error_type for each in report.of("failed")} == {"LockedError"}
+    assert report.exit_code == 1
+    assert waits
+    # The promise is 100 ms; a machine that is busy with other tests may need more.
+    assert max(waits) < timeout + 1.0
+    assert migrate_tenants(fleet.tenancy, scripts).ok
+    assert not any(each.behind for each in migration_status(fleet.tenancy, scripts))
+
+
+def _watch(fleet: Fleet, tenant_id: str, waits: list[float], stop: threading.Event) -> None:
+    while not stop.is_set():
+        began = time.monotonic()
+        with contextlib.suppress(Exception), fleet.connect(tenant_id) as connection:
+            connection.execute(text("SELECT count(*) FROM notes")).scalar()
+        waits.append(time.monotonic() - began)
+        time.sleep(0.02)
+
+
+def test_an_index_built_outside_a_transaction_is_mended_after_a_crash(
+    make_fleet: MakeFleet, tmp_path: Path, kind: str
+) -> None:
+    if kind != "postgresql-schema":
+        pytest.skip("CREATE INDEX CONCURRENTLY is PostgreSQL's")
+    fleet = make_fleet(1)
+    ini = project(
+        tmp_path,
+        {
+            "f1": "op.create_table('big', sa.Column('n', sa.Integer))",
+            "f2": "with op.get_context().autocommit_block():\n"
+            "    op.create_index('big_n', 'big', ['n'], unique=True, postgresql_concurrently=True)",
+        },
+    )
+    scripts = Scripts(ini)
+    migrate_tenants(fleet.tenancy, scripts, settings=Settings("f1")).raise_if_failed()
+    fleet.execute("t000", "INSERT INTO big VALUES (1), (1)")
+    report = migrate_tenants(fleet.tenancy, scripts)
+    assert not report.ok
+    (standing,) = migration_status(fleet.tenancy, scripts)
+    assert standing.behind == 1
+    assert standing.standing.interrupted
+    # What a crash in the middle of the build leaves: the same index, not valid.
+    with (
+        fleet.access.enter(fleet.place("t000"), autocommit=True) as connection,
+        contextlib.suppress(Exception),
+    ):
+        connection.execute(text("CREATE UNIQUE INDEX CONCURRENTLY big_n ON big (n)"))
+    fleet.execute("t000", "DELETE FROM big")
+    assert migrate_tenants(fleet.tenancy, scripts).ok
+    query = "SELECT indisvalid FROM pg_index WHERE indexrelid = 'big_n'::regclass"
+    assert fleet.rows("t000", query) == [(True,)]
+    assert not migration_status(fleet.tenancy, scripts)[0].standing.interrupted
+
+
+def test_a_migrator_in_other_processes(make_fleet: MakeFleet, tmp_path: Path, kind: str) -> None:
+    """Any executor does the work; here two processes that load the application anew."""
+    fleet = make_fleet(4)
+    ini = project(tmp_path, {"g1": "op.get_bind().execute(sa.text('CREATE TABLE g (a INTEGER)'))"})
+    done: subprocess.CompletedProcess[str] = fleet.run(
+        "migrate", "--config", str(ini), "--processes", "--workers", "2"
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert not any(each.behind for each in migration_status(fleet.tenancy, Scripts(ini)))
