@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-from sqlalchemy import ForeignKey, MetaData, String, create_engine
+from sqlalchemy import Engine, ForeignKey, MetaData, String, create_engine
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, relationship
 
 from tenantry import Isolation, Placement, Server, Tenancy, Tenant
@@ -184,7 +184,8 @@ class Place:
             name = self.database(tenant_id)
             return Tenant(tenant_id, Placement("main", database=name), **options)
         if self.kind.isolation is Isolation.ROWS:
-            return Tenant(tenant_id, Placement("main", Isolation.ROWS), **options)
+            database = None if self._shares_database else self.rows_database
+            return Tenant(tenant_id, Placement("main", Isolation.ROWS, database), **options)
         schema = f"s{next(_numbers)}_{tenant_id}"
         role = None
         if self.kind.server == "mariadb":
@@ -225,8 +226,27 @@ class Place:
                 )
         return tenancy
 
+    @property
+    def rows_database(self) -> str:
+        """The one database (or file) of tenants with ``rows`` isolation, not on PostgreSQL."""
+        if self._shared_database is None:
+            self._shared_database = self.database("rows")
+        return self._shared_database
+
+    def admin_engine(self) -> Engine:
+        """A plain engine on the shared database, of the account that owns its tables."""
+        if self.address is None:
+            return create_engine(f"sqlite:///{self.folder / self.rows_database}")
+        name = self.shared_database if self._shares_database else self.rows_database
+        return create_engine(self.address.url(database=name))
+
     def create_shared_tables(self) -> None:
         """The tables of :class:`Base` for the rows of many tenants, owned by the admin."""
+        if not self._shares_database:
+            engine = self.admin_engine()
+            Base.metadata.create_all(engine)
+            engine.dispose()
+            return
         assert self.address is not None
         shared = rows_metadata(Base.metadata)
         engine = create_engine(self.address.url(database=self.shared_database))

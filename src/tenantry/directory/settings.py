@@ -58,6 +58,7 @@ TENANT_KEYS: Mapping[str, tuple[Any, ...]] = {
     "schema": (str,),
     "switch": (str,),
     "role": (str,),
+    "key": (str,),
     "state": (str,),
     "attributes": (Mapping,),
     "identifiers": (list, tuple),
@@ -179,7 +180,9 @@ def make_tenant(
     server = _server_of(table, servers, path)
     isolation = _choice(table, "isolation", Isolation.DATABASE, Isolation, path)
     database = table.get("database")
-    if not database and (isolation is Isolation.DATABASE or server.kind == "sqlite"):
+    if not database and isolation is Isolation.ROWS and server.kind == "sqlite":
+        database = "rows.db"  # one file for all of them
+    elif not database and (isolation is Isolation.DATABASE or server.kind == "sqlite"):
         database = default_database(tenant_id, server)
     for identifier in table.get("identifiers", ()):
         if not is_identifier(identifier):
@@ -202,6 +205,7 @@ def make_tenant(
             placement,
             state=state,
             attributes=table.get("attributes", {}),
+            key=table.get("key", ""),
             identifiers=tuple(table.get("identifiers", ())),
             untrusted_sql=table.get("untrusted_sql", False),
         )

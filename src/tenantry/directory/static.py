@@ -60,7 +60,8 @@ class MappingDirectory:
         if servers is not None:
             check_placements(given, servers)
         for tenant in given:
-            if tenant.key == tenant.id:
+            # With rows isolation the key stands in the rows, wherever they are moved.
+            if tenant.key == tenant.id and tenant.placement.isolation is not Isolation.ROWS:
                 place = json.dumps([tenant.id, *self._place(tenant)])
                 tenant = replace(tenant, key=str(uuid.uuid5(_KEYS, place)))
             self._check_free(tenant)

@@ -42,7 +42,14 @@ def rows_target(
     )
     if not backend.has_row_security:
         pointing = backend.row_pointing(tenant.key if tenant is not None else "")
-        return replace(target, filter_rows=True, switch_to=placement.database, pointing=pointing)
+        return replace(
+            target,
+            filter_rows=True,
+            switch_to=(placement.database or server.url.database)
+            if backend.switches_database
+            else None,
+            pointing=pointing,
+        )
     path = backend.path(placement.schema or backend.usual_schema, server.shared_schema)
     key = tenant.key if tenant is not None else ""
     return armed(

@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import uuid
 from typing import Any
 
 from sqlalchemy import Column, MetaData, Table
 
 from ..errors import ConfigurationError
 
-__all__ = ["SHARED", "TENANT_COLUMN", "bind_key_of", "is_shared", "mark_shared", "tenant_column"]
+__all__ = [
+    "SHARED",
+    "TENANT_COLUMN",
+    "bind_key_of",
+    "is_shared",
+    "key_in",
+    "mark_shared",
+    "tenant_column",
+]
 
 #: The mark in ``Table.info`` or ``MetaData.info`` (key ``tenantry``) of what belongs to no tenant.
 SHARED = "shared"
@@ -54,3 +63,24 @@ def tenant_column(table: Table) -> Column[Any] | None:
         if column.info.get("tenantry") == TENANT_COLUMN:
             return column
     return None
+
+
+def key_in(column: Column[Any], key: str) -> Any:
+    """A tenant's *key* as a value of its tenant column: text, a number or a UUID.
+
+    Raises:
+        ConfigurationError: The key is no value of that type.
+    """
+    try:
+        kind = column.type.python_type
+    except NotImplementedError:
+        kind = str
+    try:
+        if kind is int:
+            return int(key)
+        return uuid.UUID(key) if kind is uuid.UUID else key
+    except ValueError:
+        raise ConfigurationError(
+            f"the tenant's key {key!r} is no value of column {column.name!r} of table "
+            f"{column.table.name!r} ({column.type}); give the tenant a key of that type"
+        ) from None

@@ -14,6 +14,7 @@ from ..isolation.tables import (
     TENANT_COLUMN,
     bind_key_of,
     is_shared,
+    key_in,
     mark_shared,
     tenant_column,
 )
@@ -30,10 +31,11 @@ __all__ = [
 ]
 
 
-def tenant_key(context: Any) -> str:
+def tenant_key(context: Any) -> Any:
     """The default of a tenant column: the key of the tenant whose connection inserts.
 
-    For a column of one's own: ``mapped_column(default=tenant_key, info={"tenantry": "tenant"})``.
+    It is of the column's type: text, a number or a UUID. For a column of one's own:
+    ``mapped_column(default=tenant_key, info={"tenantry": "tenant"})``.
 
     Raises:
         NoTenantError: The connection is no tenant's.
@@ -41,7 +43,8 @@ def tenant_key(context: Any) -> str:
     tenant = tenant_of_execution(context)
     if tenant is None:
         raise NoTenantError("a tenant's row was inserted on a connection of no tenant")
-    return tenant.key
+    column = getattr(context, "current_column", None)
+    return key_in(column, tenant.key) if column is not None else tenant.key
 
 
 class TenantRows:

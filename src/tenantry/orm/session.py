@@ -27,7 +27,7 @@ from ..errors import (
 from ..routing import RoutedEngine
 from ..tenant import State, Tenant
 from .models import bind_key_of, is_shared, tables_of
-from .scope import check_written, in_rows, rows_class
+from .scope import check_written
 
 __all__ = ["TenantSession"]
 
@@ -86,8 +86,6 @@ class TenantSession(Session):
     def _pin(self, tenant: Tenant | None, engine: RoutedEngine) -> None:
         self.tenant = tenant
         self._engine = engine
-        if in_rows(tenant):
-            self.__class__ = rows_class(type(self))
         self._stamp: str | None = tenant.key if tenant is not None else _SHARED_STAMP
 
     # Which connection -----------------------------------------------------------------------

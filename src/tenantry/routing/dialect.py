@@ -16,9 +16,11 @@ from . import guard
 from .pool import BucketRecord, record_of
 from .statements import leaves_nothing
 
-__all__ = ["REFLECTION", "routed_dialect_class"]
+__all__ = ["reflecting", "routed_dialect_class"]
 
 _classes: dict[type[Dialect], type[Dialect]] = {}
+#: Whether SQLAlchemy reads the catalogue: it asks in text, and of nobody's rows.
+reflecting: ContextVar[bool] = ContextVar("tenantry_reflecting", default=False)
 _database_of_reflection: ContextVar[str | None] = ContextVar("tenantry_database", default=None)
 
 
@@ -84,8 +86,23 @@ def _watched(base: Any) -> Any:
                 _before_statement(context, statement)
             super().do_execute_no_params(cursor, statement, context)
 
+    for name in (*_REFLECTION, *_REFLECTION_OF_MANY, "get_schema_names", "has_schema"):
+        if hasattr(base, name):
+            setattr(Routed, name, _reflects(Routed, name))
     Routed.__name__ = Routed.__qualname__ = f"Routed{base.__name__}"
     return Routed
+
+
+def _reflects(owner: type, name: str) -> Any:
+    def method(self: Any, *args: Any, **kwargs: Any) -> Any:
+        token = reflecting.set(True)
+        try:
+            return getattr(super(owner, self), name)(*args, **kwargs)
+        finally:
+            reflecting.reset(token)
+
+    method.__name__ = name
+    return method
 
 
 def _end(dbapi_connection: Any, verb: str) -> bool:
@@ -300,8 +317,6 @@ _REFLECTION_OF_MANY = (
     "get_multi_table_comment",
     "get_multi_table_options",
 )
-#: Every method of a dialect that reads the catalogue.
-REFLECTION = (*_REFLECTION, *_REFLECTION_OF_MANY, "get_schema_names", "has_schema")
 
 
 def _target_of(connection: Any) -> BucketRecord | None:

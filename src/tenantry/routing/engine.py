@@ -14,13 +14,14 @@ from typing import Any, cast
 from sqlalchemy import create_engine, event
 from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.engine.base import OptionEngineMixin
+from sqlalchemy.exc import StatementError
 from sqlalchemy.pool import PoolProxiedConnection
 from sqlalchemy.util.concurrency import await_only
 
 from .. import context
 from ..backends import backend_of
 from ..directory.base import Directory, server_of
-from ..errors import ConfigurationError, NoTenantError, UnknownTenantError
+from ..errors import ConfigurationError, NoTenantError, TenantryError, UnknownTenantError
 from ..isolation import Target, target_for
 from ..servers import Server
 from ..tenant import Placement, State, Tenant
@@ -52,6 +53,16 @@ class RoutedConnection(Connection):
             if record.target.filter_rows and record.target.tenant is not None:
                 return cast(PoolProxiedConnection, BareConnection(proxy, record.target.tenant_id))
         return proxy
+
+    def _execute_context(self, *args: Any, **options: Any) -> Any:
+        # SQLAlchemy wraps what is raised before a statement is sent in an error of its own, and
+        # who retries database errors would retry a refusal.
+        try:
+            return super()._execute_context(*args, **options)
+        except StatementError as error:
+            if isinstance(error.orig, TenantryError):
+                raise error.orig from None
+            raise
 
 
 def tenant_of_execution(context: Any) -> Tenant | None:

@@ -31,7 +31,7 @@ from ..errors import UnsupportedError
 from ..isolation import Target
 from ..isolation.tables import is_shared, key_in, tenant_column
 from ..tenant import Tenant
-from .dialect import REFLECTION
+from .dialect import reflecting
 from .values import check_values, keys_hold_tenant, names_tenant
 
 __all__ = ["FILTERED", "BareConnection", "bare_refused", "keep_rows"]
@@ -46,13 +46,10 @@ _HARMLESS = re.compile(
     rf"(?:\s*,\s*(?:\*|\d+|{_NAME}(?:\s+(?:asc|desc))?))*\s*",
     re.IGNORECASE,
 )
-_HINT = re.compile(
-    r"\s*(?:use|force|ignore)\s+(?:index|key)\s*\([\w\s,`]*\)\s*|\s*", re.IGNORECASE
-)
+_HINT = re.compile(r"\s*(?:use|force|ignore)\s+(?:index|key)\s*\([\w\s,`]*\)\s*|\s*", re.IGNORECASE)
 _OPERATOR = re.compile(r"(?!.*(?:--|/\*|#\s))[^\w\s'\"`();,]{1,4}|[a-z]{2,8}(?: [a-z]{2,5})?", re.I)
 
 _key: ContextVar[str] = ContextVar("tenantry_key")
-_reflecting: ContextVar[bool] = ContextVar("tenantry_reflecting", default=False)
 _classes: dict[tuple[type[Dialect], bool], type[Dialect]] = {}
 
 
@@ -89,10 +86,6 @@ def _make_dialect(base: Any, strict: bool) -> Any:
 
     for name in ("get_isolation_level", "set_isolation_level", "reset_isolation_level"):
         setattr(Kept, name, _unwrapping(Kept, name))
-    if strict:
-        for name in REFLECTION:
-            if hasattr(base, name):
-                setattr(Kept, name, _reflects(Kept, name))
     Kept.__name__ = Kept.__qualname__ = base.__name__
     return Kept
 
@@ -102,20 +95,6 @@ def _unwrapping(owner: type, name: str) -> Callable[..., Any]:
         if isinstance(connection, BareConnection):
             connection = connection._proxied.dbapi_connection
         return getattr(super(owner, self), name)(connection, *args)
-
-    method.__name__ = name
-    return method
-
-
-def _reflects(owner: type, name: str) -> Callable[..., Any]:
-    """Reflection asks in text, of the catalogue and of nobody's rows."""
-
-    def method(self: Any, *args: Any, **options: Any) -> Any:
-        token = _reflecting.set(True)
-        try:
-            return getattr(super(owner, self), name)(*args, **options)
-        finally:
-            _reflecting.reset(token)
 
     method.__name__ = name
     return method
@@ -398,7 +377,7 @@ def _execution(base: Any, strict: bool) -> Any:
             **options: Any,
         ) -> Any:
             tenant = _tenant_of(dbapi_connection)
-            if strict and not execution_options.get(FILTERED) and not _reflecting.get():
+            if strict and not execution_options.get(FILTERED) and not reflecting.get():
                 if compiled.dialect is not connection.dialect:
                     raise _refused(tenant, "it was compiled elsewhere")
                 if compiled.unkept is not None:
@@ -430,16 +409,14 @@ def _execution(base: Any, strict: bool) -> Any:
             execution_options: Any,
             *args: Any,
         ) -> Any:
-            if strict and not execution_options.get(FILTERED) and not _reflecting.get():
+            if strict and not execution_options.get(FILTERED) and not reflecting.get():
                 raise _refused(_tenant_of(dbapi_connection), _TEXT)
             return super()._init_statement(
                 dialect, connection, dbapi_connection, execution_options, *args
             )
 
         @classmethod
-        def _init_ddl(
-            cls, dialect: Any, connection: Any, dbapi_connection: Any, *args: Any
-        ) -> Any:
+        def _init_ddl(cls, dialect: Any, connection: Any, dbapi_connection: Any, *args: Any) -> Any:
             if strict:
                 raise _refused(
                     _tenant_of(dbapi_connection), "it changes tables that all tenants share"

@@ -17,9 +17,7 @@ from ..tenant import Tenant
 __all__ = ["check_values", "keys_hold_tenant", "names_tenant"]
 
 
-def check_values(
-    statement: Insert | Update, rows: Any, tenant: Tenant, *, strict: bool
-) -> None:
+def check_values(statement: Insert | Update, rows: Any, tenant: Tenant, *, strict: bool) -> None:
     """Refuse a row of another tenant, and a value whose meaning only the server knows.
 
     *strict*: the server itself does not look at the rows.
