@@ -63,3 +63,5 @@ lock:
 clean:
 	rm -rf $(BUILD) $(NEWEST) dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +
+
+-include make/*.mk
