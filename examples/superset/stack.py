@@ -33,6 +33,7 @@ class Superset:
     passwords: Mapping[str, str] = field(repr=False)
     log: Path
     worker_log: Path
+    environment: Mapping[str, str] = field(repr=False)
     audience: str = "superset"
 
 
@@ -102,9 +103,8 @@ def running_superset(
                 stack.callback(_keep, worker_directory / "log", log.with_suffix(".worker.log"))
             url = f"http://127.0.0.1:{port}"
             _wait(url, directory)
-            yield Superset(
-                url, guest_secret, passwords, directory / "log", worker_directory / "log"
-            )
+            logs = (directory / "log", worker_directory / "log")
+            yield Superset(url, guest_secret, passwords, *logs, complete)
 
 
 def _keep(source: Path, target: Path) -> None:

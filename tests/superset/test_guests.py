@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import re
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import httpx
@@ -88,23 +91,20 @@ def test_a_person_called_uk_of_the_tenant_aus_reads_aus(ours: Running) -> None:
     assert regions_in(ours.chart_data(token)) == {"aus"}
 
 
-def logged_in(ours: Running, account: str) -> httpx.Client:
+@contextlib.contextmanager
+def logged_in(ours: Running, account: str) -> Iterator[httpx.Client]:
     """A browser with the session cookie of an account."""
-    client = httpx.Client(base_url=ours.url, timeout=60, follow_redirects=True)
-    page = client.get("/login/").text
-    token = (
-        page.split('name="csrf_token"')[1].split('value="')[1].split('"')[0]
-        if ('name="csrf_token"' in page)
-        else client.get("/api/v1/security/csrf_token/").json().get("result", "")
-    )
-    form = {
-        "username": account,
-        "password": ours.superset.passwords[account],
-        "csrf_token": token,
-    }
-    client.post("/login/", data=form, headers={"Referer": ours.url})
-    assert client.get("/api/v1/me/").status_code == 200
-    return client
+    with httpx.Client(base_url=ours.url, timeout=60, follow_redirects=True) as client:
+        page = client.get("/login/").text
+        found = re.search(r'csrf_token[^>]*?value="([^"]+)"|csrf_token&#34;: &#34;([^&]+)', page)
+        form = {
+            "username": account,
+            "password": ours.superset.passwords[account],
+            "csrf_token": next((each for each in found.groups() if each), "") if found else "",
+        }
+        client.post("/login/", data=form, headers={"Referer": ours.url})
+        assert client.get("/api/v1/me/").status_code == 200
+        yield client
 
 
 def test_a_guest_token_outranks_an_administrator_s_cookie(ours: Running) -> None:

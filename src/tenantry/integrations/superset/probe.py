@@ -193,8 +193,8 @@ class _Check:
             yield "rows that are not the tenant's"
         if rows != truth:
             yield f"{len(rows)} rows, the tenant has {len(truth)} others"
-        if route.get and "no-store" not in (said := answer.headers.get("cache-control", "")):
-            yield f"HTTP caches may keep and share it (Cache-Control: {said or 'none'})"
+        if route.get and "public" in (said := answer.headers.get("cache-control", "")):
+            yield f"HTTP caches may keep and share it (Cache-Control: {said})"
 
     def _rows(self, route: Route, guest: Guest, answer: httpx.Response) -> Rows | None:
         if answer.status_code != 200:
