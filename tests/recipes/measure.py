@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -42,15 +43,22 @@ class Tally:
             self.failed += failed
 
 
+WORK_SECONDS = 0.001
+
+
 def one_request(session: Session, client: str, seen: list[str], wrote: Callable[[], None]) -> None:
-    """Ordinary work: read, write, commit, read again; by the ORM and by text."""
+    """Ordinary work: two transactions with a thought between, reads by the ORM and by text."""
     seen += session.scalars(select(User.name))
     session.add(Visit(client=client))
     session.commit()
     wrote()
+    time.sleep(WORK_SECONDS)
     seen += session.scalars(select(User.name))
     seen += session.scalars(text("SELECT name FROM users"))
-    session.rollback()
+    session.add(Visit(client=client))
+    session.commit()
+    wrote()
+    time.sleep(WORK_SECONDS)
     seen += session.scalars(select(User.name))
 
 

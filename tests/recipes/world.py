@@ -97,13 +97,25 @@ class World:
 
     def misplaced(self) -> int:
         """How many visits stand in a schema that is not their client's."""
-        places = [*self.clients, *([DEFAULT] if self.is_postgresql else [])]
-        return sum(
-            int(
-                self.execute(f"SELECT count(*) FROM {place}.visits WHERE client <> '{place}'")[0][0]
-            )
-            for place in places
+        counts = (
+            f"SELECT count(*) AS n FROM {place}.visits WHERE client <> '{place}'"
+            for place in self.places
         )
+        query = f"SELECT sum(n) FROM ({' UNION ALL '.join(counts)}) AS counts"
+        return int(self.execute(query)[0][0])
+
+    @property
+    def places(self) -> list[str]:
+        """Every schema (MariaDB: database) with tables."""
+        return [*self.clients, *([DEFAULT] if self.is_postgresql else [])]
+
+    def forget_visits(self) -> None:
+        """Empty every table of visits."""
+        if self.is_postgresql:
+            self.execute(f"TRUNCATE {', '.join(f'{place}.visits' for place in self.places)}")
+            return
+        for place in self.places:
+            self.execute(f"DELETE FROM {place}.visits")
 
     def connections(self) -> int:
         """How many sessions the application's logins have on the server now."""
