@@ -34,6 +34,8 @@ __all__ = ["TenantSession"]
 _SHARED_STAMP = "(shared)"
 _INFO = "tenantry"
 _SESSION_OPTIONS = tuple(map(int, sqlalchemy.__version__.split(".")[:2])) >= (2, 1)
+# SQLAlchemy 2.0 keeps what Session(binds=...) was given under a private name.
+_BINDS = "binds" if _SESSION_OPTIONS else "_Session__binds"
 
 
 class TenantSession(Session):
@@ -102,7 +104,7 @@ class TenantSession(Session):
         self.check_current()
         if bind is not None:
             return bind
-        if self.binds:
+        if getattr(self, _BINDS):
             try:
                 return super().get_bind(mapper, clause=clause, **kw)
             except sqlalchemy.exc.UnboundExecutionError:
