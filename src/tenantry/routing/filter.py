@@ -163,14 +163,16 @@ def _compiler(base: Any) -> Any:
             column = self._column_of(table)
             if column is None or iscrud:
                 return text
-            part = table if enclosing_alias is None else enclosing_alias
+            # A subquery's alias comes down to the tables within, too.
+            aliased = enclosing_alias is not None and enclosing_alias.element is table
+            part = enclosing_alias if aliased else table
             if self._frames and part in self._frames[-1]:
                 return text
             if table.schema:
                 self.unkept = f"table {table.fullname!r} cannot be filtered in this place"
             name = self.preparer.quote(table.name)
             own = self.process(_condition(table, column))
-            alias = "" if enclosing_alias is not None else self.get_render_as_alias_suffix(name)
+            alias = "" if aliased else self.get_render_as_alias_suffix(name)
             return f"(SELECT * FROM {name} WHERE {own}){alias}"  # noqa: S608
 
         def _column_of(self, table: Any) -> Any:
