@@ -16,6 +16,7 @@ __all__ = [
     "ConnectionClosed",
     "ConnectionOpened",
     "Event",
+    "FannedOut",
     "Refused",
     "SharedEntered",
     "TenantChanged",
@@ -57,6 +58,14 @@ class Refused(Event):
     """A request, connection or object was refused; *reason* names the error class."""
 
     reason: str
+
+
+@dataclass(frozen=True)
+class FannedOut(Event):
+    """Many tenants are read by one statement; *permission* says who or what allows it."""
+
+    permission: str
+    tenant_ids: tuple[str, ...]
 
 
 @dataclass(frozen=True)

@@ -4,22 +4,31 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from sqlalchemy import Engine, MetaData
+from sqlalchemy import Engine, MetaData, Row, Table
 from sqlalchemy.engine import URL
 
 from . import context
 from .directory import CachedDirectory, Directory, TableDirectory
+from .directory.base import server_of
 from .directory.static import from_env, from_file, from_mapping
-from .errors import CallerError, ConfigurationError, NoTenantError, TenantSwitchError
-from .orm import TenantSession, is_shared
+from .errors import (
+    CallerError,
+    ConfigurationError,
+    NoTenantError,
+    TenantSwitchError,
+    UnsupportedError,
+)
+from .isolation.views import union_view_statements
+from .orm import TenantSession, fan_out, is_shared
+from .orm.fan_out import Readable
 from .routing import Budget, RoutedEngine, Router
 from .servers import Server
-from .tenant import Placement, Tenant
+from .tenant import Placement, State, Tenant
 
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncEngine
@@ -306,6 +315,62 @@ class Tenancy:
 
                 self._binds[key] = create_engine(bind)
         return self._binds
+
+    def fan_out(
+        self,
+        statement: Readable,
+        *,
+        permission: str,
+        tenants: Iterable[str | Tenant] | None = None,
+        workers: int = 1,
+    ) -> Generator[tuple[str, Row[Any]], None, None]:
+        """Read one statement from many tenants: yields ``(tenant id, row)``, streaming.
+
+        *tenants* (``None``: all that serve requests) are read one after the other, or by
+        *workers* threads at a time. *permission* says who or what allows it, and goes into the
+        event :class:`~tenantry.events.FannedOut`. Only inside a shared block.
+
+        Raises:
+            CallerError: A tenant is current, no permission is given, or the statement writes.
+            UnknownTenantError: One of *tenants* does not exist.
+        """
+        if tenants is None:
+            serving = (State.READY, State.READ_ONLY)
+            chosen = [each for each in self.tenants() if each.state in serving]
+        else:
+            chosen = [self.get(each) if isinstance(each, str) else each for each in tenants]
+        return fan_out(statement, chosen, self.session, permission=permission, workers=workers)
+
+    def union_view(
+        self,
+        table: Table,
+        *,
+        name: str,
+        schema: str,
+        reader: str,
+        tenants: Iterable[str | Tenant] | None = None,
+    ) -> list[str]:
+        """Statements for one view over *table* of tenants in schemas of one database.
+
+        For the schemas' owner to run. *reader* is the role that may read the view.
+
+        Raises:
+            UnsupportedError: The tenants are not in schemas of one database.
+        """
+        chosen = [
+            self.get(each) if isinstance(each, str) else each
+            for each in (self.tenants() if tenants is None else tenants)
+        ]
+        if not chosen:
+            raise UnsupportedError("a view over no tenants is none; name at least one")
+        return union_view_statements(
+            table,
+            chosen,
+            server_of(chosen[0], self.servers),
+            name=name,
+            schema=schema,
+            reader=reader,
+        )
 
     # Tables ---------------------------------------------------------------------------------
 

@@ -138,7 +138,7 @@ def test_a_transaction_in_two_phases_is_the_tenants(place: Place, filled: Door) 
     def body(session: Session) -> None:
         connection = session.connection().engine.connect()
         with connection, connection.begin_twophase() as transaction:
-            connection.execute(insert(Note.__table__), {"id": 2, "tenant": "uk", "tenant_id": own})
+            connection.execute(insert(Note), {"id": 2, "tenant": "uk", "tenant_id": own})
             transaction.prepare()
             transaction.commit()
 
@@ -167,7 +167,7 @@ def test_a_stream_across_a_commit_and_another_tenant_is_the_tenants_or_refused(
             with pytest.raises(CrossTenantError):
                 session.execute(select(Note.tenant))
         seen += [row.tenant for row in rows]
-        assert set(seen) == {"uk"} and len(seen) == 199
+        assert seen == ["uk"] * 199
 
 
 async def _stream(tenancy: Tenancy) -> None:
@@ -179,7 +179,7 @@ async def _stream(tenancy: Tenancy) -> None:
             with pytest.raises(CrossTenantError):
                 await session.execute(select(Note.tenant))
         seen += [row.tenant async for row in rows]
-        assert set(seen) == {"uk"} and len(seen) == 199
+        assert seen == ["uk"] * 199
     await tenancy.aclose()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from .fan_out import fan_out
 from .models import TenantRows, bind_key_of, is_shared, mark_shared, tenant_key
 from .session import TenantSession
 
@@ -15,6 +16,7 @@ __all__ = [
     "TenantRows",
     "TenantSession",
     "bind_key_of",
+    "fan_out",
     "is_shared",
     "mark_shared",
     "tenant_key",
