@@ -1,11 +1,10 @@
-"""Queries that say what is in a place, one row per object: (place, kind, table, name, definition).
+"""Queries that say what is in a place, one row per object: (place, kind, table, name,
+definition, position).
 
 Definitions name objects of the place itself without its name, so that two places compare. They
 are SQL, as far as the server keeps it, so that a difference can be repaired. Every query is for
 a list of places at once.
 """
-
-
 
 from __future__ import annotations
 
@@ -28,7 +27,8 @@ WITH place AS (
   SELECT nspname, 'table' AS kind, relname AS table, relname AS name,
          CASE relkind WHEN 'p' THEN 'partitioned' ELSE 'table' END
          || CASE WHEN relrowsecurity THEN ' row security' ELSE '' END
-         || CASE WHEN relforcerowsecurity THEN ' forced' ELSE '' END AS definition, prefix
+         || CASE WHEN relforcerowsecurity THEN ' forced' ELSE '' END AS definition,
+         0 AS position, prefix
     FROM relation WHERE relkind IN ('r', 'p', 'f')
   UNION ALL
   SELECT r.nspname, 'column', r.relname, a.attname,
@@ -42,7 +42,7 @@ WITH place AS (
               ' GENERATED ALWAYS AS (' || pg_catalog.pg_get_expr(d.adbin, d.adrelid) || ') STORED'
             WHEN d.adbin IS NOT NULL THEN
               ' DEFAULT ' || pg_catalog.pg_get_expr(d.adbin, d.adrelid) ELSE '' END
-         || CASE WHEN a.attnotnull THEN ' NOT NULL' ELSE '' END, r.prefix
+         || CASE WHEN a.attnotnull THEN ' NOT NULL' ELSE '' END, a.attnum, r.prefix
     FROM relation r
     JOIN pg_catalog.pg_attribute a ON a.attrelid = r.oid AND a.attnum > 0 AND NOT a.attisdropped
     JOIN pg_catalog.pg_type t ON t.oid = a.atttypid
@@ -50,13 +50,14 @@ WITH place AS (
    WHERE r.relkind IN ('r', 'p', 'f')
   UNION ALL
   SELECT r.nspname, 'constraint', r.relname, k.conname,
-         pg_catalog.pg_get_constraintdef(k.oid), r.prefix
+         pg_catalog.pg_get_constraintdef(k.oid),
+         CASE k.contype WHEN 'f' THEN 1 ELSE 0 END, r.prefix
     FROM relation r JOIN pg_catalog.pg_constraint k ON k.conrelid = r.oid
    WHERE k.contype IN ('p', 'u', 'c', 'f', 'x')
   UNION ALL
   SELECT r.nspname, 'index', r.relname, i.relname,
          pg_catalog.pg_get_indexdef(x.indexrelid)
-         || CASE WHEN x.indisvalid THEN '' ELSE ' -- not valid' END, r.prefix
+         || CASE WHEN x.indisvalid THEN '' ELSE ' -- not valid' END, 0, r.prefix
     FROM relation r
     JOIN pg_catalog.pg_index x ON x.indrelid = r.oid
     JOIN pg_catalog.pg_class i ON i.oid = x.indexrelid
@@ -66,17 +67,26 @@ WITH place AS (
   SELECT r.nspname, 'sequence', r.relname, r.relname,
          'AS ' || pg_catalog.format_type(s.seqtypid, NULL) || ' INCREMENT BY ' || s.seqincrement
          || ' MINVALUE ' || s.seqmin || ' MAXVALUE ' || s.seqmax || ' START ' || s.seqstart
-         || CASE WHEN s.seqcycle THEN ' CYCLE' ELSE '' END, r.prefix
+         || CASE WHEN s.seqcycle THEN ' CYCLE' ELSE '' END
+         || COALESCE((SELECT ' OWNED BY ' || o.relname || '.' || pg_catalog.quote_ident(a.attname)
+                        FROM pg_catalog.pg_depend d
+                        JOIN relation o ON o.oid = d.refobjid
+                        JOIN pg_catalog.pg_attribute a
+                          ON a.attrelid = d.refobjid AND a.attnum = d.refobjsubid
+                       WHERE d.objid = r.oid AND d.deptype = 'a'
+                         AND d.classid = 'pg_catalog.pg_class'::pg_catalog.regclass), ''),
+         0, r.prefix
     FROM relation r JOIN pg_catalog.pg_sequence s ON s.seqrelid = r.oid
    WHERE NOT EXISTS (SELECT 1 FROM pg_catalog.pg_depend d
                       WHERE d.objid = r.oid AND d.deptype = 'i')
   UNION ALL
   SELECT nspname, CASE relkind WHEN 'm' THEN 'materialized view' ELSE 'view' END, relname, relname,
-         pg_catalog.pg_get_viewdef(oid), prefix
+         pg_catalog.pg_get_viewdef(oid), oid::bigint::integer, prefix
     FROM relation WHERE relkind IN ('v', 'm')
   UNION ALL
   SELECT r.nspname, 'trigger', r.relname, t.tgname, pg_catalog.pg_get_triggerdef(t.oid)
-         || CASE t.tgenabled WHEN 'O' THEN '' ELSE ' -- enabled ' || t.tgenabled::text END, r.prefix
+         || CASE t.tgenabled WHEN 'O' THEN '' ELSE ' -- enabled ' || t.tgenabled::text END,
+         0, r.prefix
     FROM relation r JOIN pg_catalog.pg_trigger t ON t.tgrelid = r.oid WHERE NOT t.tgisinternal
   UNION ALL
   SELECT r.nspname, 'policy', r.relname, o.polname,
@@ -89,12 +99,12 @@ WITH place AS (
                  FROM pg_catalog.pg_roles u WHERE u.oid = ANY(o.polroles)) END
          || COALESCE(' USING (' || pg_catalog.pg_get_expr(o.polqual, o.polrelid) || ')', '')
          || COALESCE(' WITH CHECK (' || pg_catalog.pg_get_expr(o.polwithcheck, o.polrelid) || ')',
-                     ''), r.prefix
+                     ''), 0, r.prefix
     FROM relation r JOIN pg_catalog.pg_policy o ON o.polrelid = r.oid
   UNION ALL
   SELECT p.nspname, 'function', f.proname,
          f.proname || '(' || pg_catalog.pg_get_function_identity_arguments(f.oid) || ')',
-         pg_catalog.pg_get_functiondef(f.oid), p.prefix
+         pg_catalog.pg_get_functiondef(f.oid), 0, p.prefix
     FROM place p JOIN pg_catalog.pg_proc f ON f.pronamespace = p.oid AND f.prokind IN ('f', 'p')
   UNION ALL
   SELECT p.nspname, 'type', y.typname, y.typname,
@@ -109,12 +119,12 @@ WITH place AS (
                 ' CONSTRAINT ' || pg_catalog.quote_ident(k.conname) || ' '
                 || pg_catalog.pg_get_constraintdef(k.oid), '' ORDER BY k.conname)
                 FROM pg_catalog.pg_constraint k WHERE k.contypid = y.oid AND k.contype = 'c'), '')
-         END, p.prefix
+         END, 0, p.prefix
     FROM place p JOIN pg_catalog.pg_type y ON y.typnamespace = p.oid
    WHERE y.typtype IN ('e', 'd')
   UNION ALL
   SELECT nspname, 'grant', relname, grantee || ' ' || privilege_type,
-         CASE WHEN is_grantable THEN ' WITH GRANT OPTION' ELSE '' END, prefix
+         CASE WHEN is_grantable THEN ' WITH GRANT OPTION' ELSE '' END, 0, prefix
     FROM (SELECT r.nspname, r.relname, r.prefix, a.privilege_type, a.is_grantable,
                  CASE a.grantee WHEN 0 THEN 'PUBLIC' ELSE pg_catalog.quote_ident(u.rolname) END
                    AS grantee
@@ -123,7 +133,7 @@ WITH place AS (
            WHERE r.relkind IN ('r', 'p', 'v', 'm', 'S', 'f') AND a.grantee <> r.relowner) g
   UNION ALL
   SELECT r.nspname, 'comment', r.relname, r.relname || COALESCE('.' || a.attname, ''),
-         e.description, r.prefix
+         e.description, e.objsubid, r.prefix
     FROM relation r
     JOIN pg_catalog.pg_description e
       ON e.objoid = r.oid AND e.classoid = 'pg_catalog.pg_class'::pg_catalog.regclass
@@ -133,12 +143,14 @@ WITH place AS (
 )
 SELECT nspname, kind, "table", name,
        CASE kind WHEN 'comment' THEN definition
-                 ELSE pg_catalog.replace(definition, prefix, '') END
+                 ELSE pg_catalog.replace(definition, prefix, '') END,
+       position
   FROM object"""
 
+# InnoDB treats NO ACTION as RESTRICT, and tells now the one and now the other.
 MYSQL = """\
 SELECT table_schema, 'table', table_name, table_name,
-       CONCAT('ENGINE=', engine, ' COLLATE=', table_collation)
+       CONCAT('ENGINE=', engine, ' COLLATE=', table_collation), 0
   FROM information_schema.tables
  WHERE table_schema IN :places AND table_type = 'BASE TABLE' AND table_name <> 'tenantry_steps'
 UNION ALL
@@ -150,7 +162,8 @@ SELECT table_schema, 'column', table_name, column_name,
               IF(is_nullable = 'NO', ' NOT NULL', ''),
               IF(column_default IS NULL, '', CONCAT(' DEFAULT ', column_default)),
               IF(extra = '', '', CONCAT(' ', UPPER(extra))),
-              IF(column_comment = '', '', CONCAT(' COMMENT ', QUOTE(column_comment))))
+              IF(column_comment = '', '', CONCAT(' COMMENT ', QUOTE(column_comment)))),
+       ordinal_position
   FROM information_schema.columns
  WHERE table_schema IN :places AND table_name <> 'tenantry_steps'
    AND table_name IN (SELECT table_name FROM information_schema.tables b
@@ -161,7 +174,7 @@ SELECT table_schema, IF(index_name = 'PRIMARY', 'constraint', 'index'), table_na
                    WHEN non_unique = 0 THEN 'UNIQUE' ELSE index_type END, ' (',
               GROUP_CONCAT(CONCAT('`', column_name, '`',
                                   IF(sub_part IS NULL, '', CONCAT('(', sub_part, ')')))
-                           ORDER BY seq_in_index SEPARATOR ', '), ')')
+                           ORDER BY seq_in_index SEPARATOR ', '), ')'), 0
   FROM information_schema.statistics WHERE table_schema IN :places
  GROUP BY table_schema, table_name, index_name, non_unique, index_type
 UNION ALL
@@ -172,7 +185,8 @@ SELECT r.constraint_schema, 'constraint', r.table_name, r.constraint_name,
               ') REFERENCES `', r.referenced_table_name, '` (',
               GROUP_CONCAT(CONCAT('`', k.referenced_column_name, '`')
                            ORDER BY k.ordinal_position SEPARATOR ', '),
-              ') ON UPDATE ', r.update_rule, ' ON DELETE ', r.delete_rule)
+              ') ON UPDATE ', REPLACE(r.update_rule, 'NO ACTION', 'RESTRICT'),
+              ' ON DELETE ', REPLACE(r.delete_rule, 'NO ACTION', 'RESTRICT')), 1
   FROM information_schema.referential_constraints r
   JOIN information_schema.key_column_usage k
     ON k.constraint_schema = r.constraint_schema AND k.constraint_name = r.constraint_name
@@ -182,7 +196,7 @@ SELECT r.constraint_schema, 'constraint', r.table_name, r.constraint_name,
           r.update_rule, r.delete_rule
 UNION ALL
 SELECT c.constraint_schema, 'constraint', t.table_name, c.constraint_name,
-       CONCAT('CHECK (', c.check_clause, ')')
+       CONCAT('CHECK (', c.check_clause, ')'), 0
   FROM information_schema.check_constraints c
   JOIN information_schema.table_constraints t
     ON t.constraint_schema = c.constraint_schema AND t.constraint_name = c.constraint_name
@@ -190,12 +204,12 @@ SELECT c.constraint_schema, 'constraint', t.table_name, c.constraint_name,
  WHERE c.constraint_schema IN :places
 UNION ALL
 SELECT table_schema, 'view', table_name, table_name,
-       REPLACE(view_definition, CONCAT('`', table_schema, '`.'), '')
+       REPLACE(view_definition, CONCAT('`', table_schema, '`.'), ''), 0
   FROM information_schema.views WHERE table_schema IN :places
 UNION ALL
 SELECT trigger_schema, 'trigger', event_object_table, trigger_name,
-       CONCAT(action_timing, ' ', event_manipulation, ' FOR EACH ROW ', action_statement)
+       CONCAT(action_timing, ' ', event_manipulation, ' FOR EACH ROW ', action_statement), 0
   FROM information_schema.triggers WHERE trigger_schema IN :places
 UNION ALL
-SELECT routine_schema, 'function', routine_name, routine_name, routine_definition
+SELECT routine_schema, 'function', routine_name, routine_name, routine_definition, 0
   FROM information_schema.routines WHERE routine_schema IN :places"""

@@ -111,7 +111,7 @@ def _apply_batch(
         with access.connect(place.server, place.database, autocommit=True) as connection:
             # All steps in one message, each a transaction of its own in it.
             try:
-                _send(connection, _message(place, steps, table, lock_timeout))
+                send(connection, _message(place, steps, table, lock_timeout))
             except Exception as error:
                 failed = _first_left(connection, place, steps, table)
                 raise translated(error, place, failed) from error
@@ -139,7 +139,7 @@ def _message(place: Place, steps: Sequence[Step], table: str, lock_timeout: floa
     return "".join(parts)
 
 
-def _send(connection: Connection, message: str) -> None:
+def send(connection: Connection, message: str) -> None:
     """Straight to the driver: a message of several statements is nothing SQLAlchemy looks at."""
     driver: Any = connection.connection.driver_connection
     if getattr(driver, "prepare_threshold", None) is not None:
@@ -260,7 +260,7 @@ def _segments(connection: Connection, place: Place, step: Step, position: int | 
             if number >= first:
                 note = _note(place, number + 1)
                 message = "".join(f"{each};\n" for each in (*segment.statements, note))
-                _send(connection, f"BEGIN;\n{message}COMMIT")
+                send(connection, f"BEGIN;\n{message}COMMIT")
             number += 1
             continue
         for statement in segment.statements:

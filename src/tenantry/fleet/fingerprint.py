@@ -29,12 +29,16 @@ AT_A_TIME = 100
 
 @dataclass(frozen=True, order=True)
 class Item:
-    """One object: its *kind*, the *table* it belongs to, its *name* and its *definition*."""
+    """One object: its *kind*, the *table* it belongs to, its *name* and its *definition*.
+
+    *position* orders objects of a kind when they are made; it is no part of the shape.
+    """
 
     kind: str
     table: str
     name: str
-    definition: str = field(compare=True)
+    definition: str
+    position: int = field(default=0, compare=False)
 
     @property
     def key(self) -> tuple[str, str, str]:
@@ -123,8 +127,8 @@ def _sorted(
     connection: Connection, query: Any, parameters: Mapping[str, Any], names: Mapping[str, Place]
 ) -> dict[tuple[str, str, str], Shape]:
     items: dict[str, list[Item]] = {name: [] for name in names}
-    for place, kind, table, name, definition in connection.execute(query, parameters):
-        items[place].append(Item(kind, str(table), str(name), str(definition or "")))
+    for place, kind, table, name, definition, position in connection.execute(query, parameters):
+        items[place].append(Item(kind, str(table), str(name), str(definition or ""), position))
     return {names[name].key: _shape(found) for name, found in items.items()}
 
 
@@ -166,13 +170,13 @@ def _table_items(connection: sqlite3.Connection, table: str, sql: str) -> Iterab
     yield Item("table", table, table, "table")
     name = table.replace("'", "''")
     for row in connection.execute(f"PRAGMA table_xinfo('{name}')"):
-        _, column, type_, not_null, default, key, hidden = row
+        number, column, type_, not_null, default, key, hidden = row
         words = [type_.upper()]
         words += ["NOT NULL"] if not_null else []
         words += [f"DEFAULT {default}"] if default is not None else []
         words += [f"PRIMARY KEY {key}"] if key else []
         words += ["GENERATED"] if hidden in (2, 3) else []
-        yield Item("column", table, column, " ".join(words))
+        yield Item("column", table, column, " ".join(words), number)
     for row in connection.execute(f"PRAGMA foreign_key_list('{name}')").fetchall():
         _, _, other, column, to, on_update, on_delete, _ = row
         definition = f"REFERENCES {other} ({to}) ON UPDATE {on_update} ON DELETE {on_delete}"

@@ -1,0 +1,269 @@
+"""How a place differs from what is expected, in words and as the statements that mend it.
+
+Everything missing from an empty place is one way to make a copy: :func:`creation` is that.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ..backends import Backend
+from .fingerprint import Item, Shape
+
+__all__ = ["Difference", "creation", "differences"]
+
+#: The order in which objects can be made.
+_ORDER = (
+    "type",
+    "sequence",
+    "function",
+    "table",
+    "column",
+    "constraint",
+    "index",
+    "foreign key",
+    "view",
+    "materialized view",
+    "trigger",
+    "policy",
+    "grant",
+    "comment",
+)
+_COLUMN = re.compile(
+    r"(?P<type>.*?)(?P<collate> COLLATE \S+)?(?P<generated> GENERATED .*?)?"
+    r"(?: DEFAULT (?P<default>.*?))?(?P<not_null> NOT NULL)?"
+)
+_OWNED = re.compile(r"(.*) OWNED BY (\S+)", re.DOTALL)
+
+
+@dataclass(frozen=True)
+class Difference:
+    """One object that is ``missing``, ``different`` or ``extra``.
+
+    *repair* are statements for a connection in the place. Those of *extra* objects drop them,
+    and what is in them.
+    """
+
+    what: str
+    item: Item
+    words: str
+    repair: tuple[str, ...] = ()
+
+
+def differences(expected: Shape, actual: Shape, backend: Backend) -> list[Difference]:
+    """How *actual* differs from *expected*, in the order of mending."""
+    found = []
+    for key, wanted in sorted(expected.items.items(), key=lambda each: _place_in_order(each[1])):
+        item = actual.items.get(key)
+        label = _label(wanted)
+        if item is None:
+            repair = tuple(_make(wanted, expected, backend))
+            if _comes_with_table(wanted) and ("table", wanted.table, wanted.table) not in (
+                actual.items
+            ):
+                continue
+            found.append(Difference("missing", wanted, f"{label} is missing", repair))
+        elif item != wanted:
+            words = f"{label} is {item.definition!r} and should be {wanted.definition!r}"
+            repair = tuple(_change(item, wanted, expected, backend))
+            found.append(Difference("different", wanted, words, repair))
+    for key, item in sorted(actual.items.items(), key=lambda each: _place_in_order(each[1])):
+        if key in expected.items:
+            continue
+        if item.kind != "table" and ("table", item.table, item.table) not in expected.items:
+            continue  # goes with its table
+        drop = tuple(_drop(item, backend))
+        found.append(Difference("extra", item, f"{_label(item)} should not be there", drop))
+    return found
+
+
+def creation(shape: Shape, backend: Backend) -> list[str]:
+    """The statements that make *shape* in an empty place."""
+    return [
+        statement
+        for difference in differences(shape, Shape({}), backend)
+        for statement in difference.repair
+    ]
+
+
+def _comes_with_table(item: Item) -> bool:
+    return item.kind == "column" or (item.kind == "constraint" and item.name == "PRIMARY")
+
+
+def _place_in_order(item: Item) -> tuple[int, int, str, str]:
+    # Foreign keys need the keys and indexes of other tables, and MySQL makes an index for each
+    # that has none.
+    is_foreign = item.kind == "constraint" and item.position == 1
+    kind = "foreign key" if is_foreign else item.kind
+    return (_ORDER.index(kind), item.position, item.table, item.name)
+
+
+def _label(item: Item) -> str:
+    if item.kind in ("column", "constraint", "index", "trigger", "policy", "grant"):
+        return f"{item.kind} {item.name} of {item.table}"
+    return f"{item.kind} {item.name}"
+
+
+def _make(item: Item, expected: Shape, backend: Backend) -> Sequence[str]:
+    q = backend.quote
+    table, name, definition = q(item.table), q(item.name), item.definition
+    kind = item.kind
+    if kind == "table":
+        return _make_table(item, expected, backend)
+    if backend.kind == "sqlite":
+        # A table's own parts cannot be added to it there; what has SQL of its own can.
+        return [definition] if kind in ("index", "view", "trigger") else []
+    if kind == "column":
+        return [f"ALTER TABLE {table} ADD COLUMN {name} {definition}"]
+    if kind == "constraint":
+        if name == "`PRIMARY`":
+            return [f"ALTER TABLE {table} ADD {definition}"]
+        return [f"ALTER TABLE {table} ADD CONSTRAINT {name} {definition}"]
+    if kind == "index":
+        if backend.kind != "mysql":
+            return [definition.removesuffix(" -- not valid")]
+        words, _, columns = definition.partition(" (")
+        unique = "UNIQUE " if words == "UNIQUE" else ""
+        return [f"CREATE {unique}INDEX {name} ON {table} ({columns}"]
+    if kind == "view":
+        return [f"CREATE OR REPLACE VIEW {name} AS {definition.rstrip(';')}"]
+    if kind == "materialized view":
+        return [f"CREATE MATERIALIZED VIEW {name} AS {definition.rstrip(';')}"]
+    if kind in ("function", "trigger"):
+        return [definition.partition(" -- enabled ")[0]] if backend.kind == "postgresql" else []
+    if kind == "sequence":
+        owned = _OWNED.fullmatch(definition)
+        return [f"CREATE SEQUENCE {name} {owned[1] if owned else definition}"]
+    if kind == "type":
+        made = "TYPE" if definition.startswith("ENUM (") else "DOMAIN"
+        return [f"CREATE {made} {name} AS {definition}"]
+    if kind == "policy":
+        return [f"CREATE POLICY {name} ON {table} {definition}"]
+    if kind == "grant":
+        grantee, privilege = item.name.rsplit(" ", 1)
+        return [f"GRANT {privilege} ON {table} TO {grantee}{definition}"]
+    relation, dot, column = item.name.partition(".")
+    what = f"COLUMN {q(relation)}.{q(column)}" if dot else f"TABLE {q(relation)}"
+    text = definition.replace("'", "''")
+    return [f"COMMENT ON {what} IS '{text}'"]
+
+
+def _make_table(item: Item, expected: Shape, backend: Backend) -> list[str]:
+    if backend.kind == "sqlite":
+        return []
+    columns = sorted(
+        (
+            each
+            for each in expected.items.values()
+            if each.kind == "column" and each.table == item.table
+        ),
+        key=lambda each: each.position,
+    )
+    parts = [f"{backend.quote(each.name)} {each.definition}" for each in columns]
+    options = ""
+    if backend.kind == "mysql":
+        # An AUTO_INCREMENT column has to be a key from the beginning.
+        key = expected.items.get(("constraint", item.table, "PRIMARY"))
+        parts += [key.definition] if key is not None else []
+        options = f" {item.definition}"
+    statements = [f"CREATE TABLE {backend.quote(item.name)} ({', '.join(parts)}){options}"]
+    return [*statements, *_ownership(item.name, expected, backend), *_security(item, None, backend)]
+
+
+def _ownership(table: str, expected: Shape, backend: Backend) -> list[str]:
+    """Sequences are made before the table whose column's they are."""
+    return [
+        f"ALTER SEQUENCE {backend.quote(item.name)} OWNED BY {owned[2]}"
+        for item in expected.items.values()
+        if item.kind == "sequence"
+        and (owned := _OWNED.fullmatch(item.definition)) is not None
+        and owned[2].rpartition(".")[0].strip('"') == table
+    ]
+
+
+def _security(item: Item, before: Item | None, backend: Backend) -> list[str]:
+    if backend.kind != "postgresql":
+        return []
+    statements = []
+    for words, clause in ((" row security", "ENABLE"), (" forced", "FORCE")):
+        wanted, now = words in item.definition, before is not None and words in before.definition
+        if wanted != now:
+            verb = clause if wanted else {"ENABLE": "DISABLE", "FORCE": "NO FORCE"}[clause]
+            statements.append(f"ALTER TABLE {backend.quote(item.name)} {verb} ROW LEVEL SECURITY")
+    return statements
+
+
+def _change(item: Item, wanted: Item, expected: Shape, backend: Backend) -> Sequence[str]:
+    q = backend.quote
+    table, name = q(wanted.table), q(wanted.name)
+    if wanted.kind == "table":
+        return _security(wanted, item, backend)
+    if backend.kind == "mysql" and wanted.kind == "column":
+        return [f"ALTER TABLE {table} MODIFY COLUMN {name} {wanted.definition}"]
+    if wanted.kind == "column":
+        return _change_column(item, wanted, backend) if backend.kind == "postgresql" else []
+    if wanted.kind == "view" or wanted.kind == "function" or wanted.kind == "comment":
+        return _make(wanted, expected, backend)
+    if wanted.kind == "sequence":
+        return [f"ALTER SEQUENCE {name} {wanted.definition}"]
+    if wanted.kind == "grant":
+        return [*_drop(item, backend), *_make(wanted, expected, backend)]
+    return [*_drop(item, backend), *_make(wanted, expected, backend)]
+
+
+def _change_column(item: Item, wanted: Item, backend: Backend) -> list[str]:
+    is_, shall = _COLUMN.fullmatch(item.definition), _COLUMN.fullmatch(wanted.definition)
+    if is_ is None or shall is None or is_["generated"] != shall["generated"]:
+        return []
+    column = backend.quote(wanted.name)
+    alter = f"ALTER TABLE {backend.quote(wanted.table)} ALTER COLUMN {column}"
+    statements = []
+    if (is_["type"], is_["collate"]) != (shall["type"], shall["collate"]):
+        type_ = shall["type"] + (shall["collate"] or "")
+        # Explicit casts cut silently; an assignment refuses what does not fit.
+        statements.append(f"{alter} TYPE {type_}")
+    if is_["default"] != shall["default"]:
+        default = shall["default"]
+        statements.append(f"{alter} SET DEFAULT {default}" if default else f"{alter} DROP DEFAULT")
+    if is_["not_null"] != shall["not_null"]:
+        statements.append(f"{alter} {'SET' if shall['not_null'] else 'DROP'} NOT NULL")
+    return statements
+
+
+def _drop(item: Item, backend: Backend) -> Sequence[str]:
+    q = backend.quote
+    table, name, kind = q(item.table), q(item.name), item.kind
+    if kind == "column":
+        return [f"ALTER TABLE {table} DROP COLUMN {name}"]
+    if backend.kind == "sqlite" and kind == "constraint":
+        return []
+    if kind == "constraint":
+        if backend.kind == "mysql":
+            words = {"FOREIGN": "FOREIGN KEY", "CHECK": "CONSTRAINT"}
+            word = words.get(item.definition.split(" ")[0])
+            if word is None:
+                return [f"ALTER TABLE {table} DROP PRIMARY KEY"]
+            return [f"ALTER TABLE {table} DROP {word} {name}"]
+        return [f"ALTER TABLE {table} DROP CONSTRAINT {name}"]
+    if kind == "index" and backend.kind == "mysql":
+        return [f"DROP INDEX {name} ON {table}"]
+    if kind in ("trigger", "policy") and backend.kind == "postgresql":
+        return [f"DROP {kind.upper()} {name} ON {table}"]
+    if kind == "grant":
+        grantee, privilege = item.name.rsplit(" ", 1)
+        return [f"REVOKE {privilege} ON {table} FROM {grantee}"]
+    if kind == "comment":
+        relation, dot, column = item.name.partition(".")
+        what = f"COLUMN {q(relation)}.{q(column)}" if dot else f"TABLE {q(relation)}"
+        return [f"COMMENT ON {what} IS NULL"]
+    if kind == "function":
+        if backend.kind == "mysql":
+            return [f"DROP FUNCTION {name}"]
+        return [f"DROP ROUTINE {item.name}"]
+    return [f"DROP {'DOMAIN' if _is_domain(item) else kind.upper()} {name}"]
+
+
+def _is_domain(item: Item) -> bool:
+    return item.kind == "type" and not item.definition.startswith("ENUM (")
