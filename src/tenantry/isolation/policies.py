@@ -3,7 +3,8 @@
 The owner of the tables is not the application's login; the login may read and write rows and
 nothing else. Each table has one policy that lets the tenant's rows in and a second, restrictive
 one with the same condition, so that no further policy can let in more. Both are forced on the
-owner too. A setting that is missing or empty is no tenant: no row.
+owner too. A setting that is missing or empty is no tenant: no row. What the models do not know
+(a forgotten table, a partition, a materialized view) is closed to the login.
 
 Sources: PostgreSQL manual, *Row Security Policies* (owner and BYPASSRLS; permissive and
 restrictive; keys and foreign keys see all rows), *CREATE VIEW* (``security_invoker``).
@@ -11,7 +12,8 @@ restrictive; keys and foreign keys see all rows), *CREATE VIEW* (``security_invo
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 from sqlalchemy import (
     Column,
@@ -23,14 +25,26 @@ from sqlalchemy import (
     UniqueConstraint,
     text,
 )
+from sqlalchemy import (
+    Sequence as DatabaseSequence,
+)
 from sqlalchemy.dialects import postgresql
-from sqlalchemy.schema import PrimaryKeyConstraint
+from sqlalchemy.dialects.postgresql import ExcludeConstraint
+from sqlalchemy.schema import AddConstraint, Constraint, CreateIndex, PrimaryKeyConstraint
 
 from ..backends.postgresql import TENANT_SETTING, PostgreSQL
 from ..errors import ConfigurationError
-from .tables import bind_key_of, is_shared, tenant_column
+from .tables import TENANT_COLUMN, bind_key_of, is_shared, tenant_column
 
-__all__ = ["adoption_statements", "policy_statements", "rows_metadata", "view_statements"]
+__all__ = [
+    "FENCE",
+    "POLICY",
+    "adoption_statements",
+    "policy_statements",
+    "rows_metadata",
+    "tenant_tables",
+    "view_statements",
+]
 
 POLICY = "tenantry_tenant"
 FENCE = "tenantry_fence"
@@ -38,47 +52,73 @@ _quote = PostgreSQL().quote
 _dialect = postgresql.dialect()  # type: ignore[no-untyped-call]  # SQLAlchemy gives it no types
 
 
+# Tables ---------------------------------------------------------------------------------------
+
+
 def rows_metadata(metadata: MetaData) -> MetaData:
     """A copy of *metadata* for tables that many tenants share.
 
     The tenant column joins every primary key, unique constraint, unique index and foreign key
     between tenant tables, because keys see all tenants' rows whatever the policies say: without
-    it one tenant could take another's key, learn that it exists, or point at its row. The models
-    stay as they are.
+    it one tenant could take another's key, learn that it exists, or point at its row. A table
+    that has no tenant column but refers to one that has (an association table, the table of a
+    subclass) gets one, which the server fills. The models stay as they are.
+
+    ``ON DELETE SET NULL`` needs PostgreSQL 15, where it can spare the tenant column.
 
     Raises:
-        ConfigurationError: A tenant table has no tenant column.
+        ConfigurationError: A tenant table has no tenant column, or an exclusion constraint
+            without it.
     """
     copy = MetaData(schema=metadata.schema, naming_convention=metadata.naming_convention)
     copy.info.update(metadata.info)
     for table in metadata.sorted_tables:
         if bind_key_of(table) is None:
             table.to_metadata(copy)
-    for table in copy.sorted_tables:
-        if not is_shared(table):
-            _require_column(table)
-            _with_tenant_in_keys(table)
+    ours = [table for table in copy.sorted_tables if not is_shared(table)]
+    for table in ours:
+        _require_column(table, add=True)
+    for table in ours:
+        _with_tenant_in_keys(table)
     return copy
 
 
-def _require_column(table: Table) -> Column[object]:
+def tenant_tables(metadata: MetaData) -> list[Table]:
+    """The tables of *metadata* that hold tenants' rows, each after those it refers to."""
+    return [
+        table
+        for table in metadata.sorted_tables
+        if bind_key_of(table) is None and not is_shared(table)
+    ]
+
+
+def _require_column(table: Table, *, add: bool = False) -> Column[Any]:
     column = tenant_column(table)
-    if column is None:
-        raise ConfigurationError(
-            f"table {table.name!r} has no tenant column, so it cannot be shared by tenants; add "
-            "the mixin TenantRows, or mark the table as shared"
-        )
-    return column
+    if column is not None:
+        return column
+    for constraint in table.foreign_key_constraints if add else ():
+        theirs = tenant_column(constraint.referred_table)
+        if theirs is not None:
+            added: Column[Any] = Column(
+                theirs.name, theirs.type, nullable=False, info={"tenantry": TENANT_COLUMN}
+            )
+            table.append_column(added)
+            return added
+    raise ConfigurationError(
+        f"table {table.name!r} has no tenant column, so it cannot be shared by tenants; add "
+        "the mixin TenantRows, or mark the table as shared"
+    )
 
 
 def _with_tenant_in_keys(table: Table) -> None:
     column = _require_column(table)
     # An insert in plain SQL is the tenant's too, and on a session of no tenant it fails.
     column.server_default = DefaultClause(text(_setting(column)))
+    column.nullable = False
     own = table.primary_key
-    if column.name not in own.columns:
+    names = [each.name for each in own.columns]
+    if names and column.name not in names:
         counted = table.autoincrement_column
-        names = [each.name for each in own.columns]
         table.constraints.discard(own)
         column.primary_key = True
         table.append_constraint(
@@ -90,24 +130,39 @@ def _with_tenant_in_keys(table: Table) -> None:
         )
         if counted is not None:
             counted.autoincrement = True
-    for constraint in list(table.constraints):
-        if isinstance(constraint, UniqueConstraint) and column.name not in constraint.columns:
+    for constraint in sorted(table.constraints, key=_columns_of):
+        if isinstance(constraint, ForeignKeyConstraint):
+            _with_tenant_in_foreign_key(table, column, constraint)
+        elif isinstance(constraint, ExcludeConstraint):
+            if column.name not in constraint.columns:
+                raise ConfigurationError(
+                    f"an exclusion constraint of table {table.name!r} would compare rows of "
+                    f"different tenants; add ({column.name!r}, '=') to it"
+                )
+        elif isinstance(constraint, UniqueConstraint) and column.name not in constraint.columns:
             table.constraints.discard(constraint)
             table.append_constraint(
                 UniqueConstraint(
-                    column.name, *[each.name for each in constraint.columns], name=constraint.name
+                    column.name,
+                    *[each.name for each in constraint.columns],
+                    name=constraint.name,
+                    deferrable=constraint.deferrable,
+                    initially=constraint.initially,
+                    **constraint.dialect_kwargs,
                 )
             )
-        elif isinstance(constraint, ForeignKeyConstraint):
-            _with_tenant_in_foreign_key(table, column, constraint)
-    for index in list(table.indexes):
+    for index in sorted(table.indexes, key=lambda each: str(each.name)):
         if index.unique and column.name not in index.columns:
             table.indexes.discard(index)
             Index(index.name, column, *index.expressions, unique=True, **index.dialect_kwargs)
 
 
+def _columns_of(constraint: Constraint) -> list[str]:
+    return [type(constraint).__name__, *getattr(constraint, "columns", {}).keys()]
+
+
 def _with_tenant_in_foreign_key(
-    table: Table, column: Column[object], constraint: ForeignKeyConstraint
+    table: Table, column: Column[Any], constraint: ForeignKeyConstraint
 ) -> None:
     referred = constraint.referred_table
     theirs = tenant_column(referred)
@@ -118,16 +173,15 @@ def _with_tenant_in_foreign_key(
         element.parent.foreign_keys.discard(element)
         table.foreign_keys.discard(element)
     table.constraints.discard(constraint)
-    if constraint.ondelete is not None and constraint.ondelete.upper().startswith("SET"):
-        names = ", ".join(_quote(key) for key in constraint.column_keys)
+    ondelete = constraint.ondelete
+    if ondelete is not None and ondelete.upper() in ("SET NULL", "SET DEFAULT"):
+        names = ", ".join(_quote(element.parent.name) for element in elements)
         # PostgreSQL 15: only these columns are set, the tenant column stays.
-        ondelete: str | None = f"{constraint.ondelete} ({names})"
-    else:
-        ondelete = constraint.ondelete
+        ondelete = f"{ondelete} ({names})"
     prefix = f"{referred.schema}.{referred.name}" if referred.schema else referred.name
     table.append_constraint(
         ForeignKeyConstraint(
-            [column.name, *constraint.column_keys],
+            [column.name, *[element.parent.name for element in elements]],
             [f"{prefix}.{theirs.name}"]
             + [f"{prefix}.{element.column.name}" for element in elements],
             name=constraint.name,
@@ -135,45 +189,57 @@ def _with_tenant_in_foreign_key(
             onupdate=constraint.onupdate,
             deferrable=constraint.deferrable,
             initially=constraint.initially,
+            match=constraint.match,
             use_alter=constraint.use_alter,
         )
     )
 
 
-def policy_statements(metadata: MetaData, *, schema: str, login: str) -> list[str]:
+# Policies -------------------------------------------------------------------------------------
+
+
+def policy_statements(
+    metadata: MetaData, *, schema: str, login: str, close_others: bool = True
+) -> list[str]:
     """What the owner runs once the tables of :func:`rows_metadata` are there; repeatable.
 
-    *schema* holds the tables, *login* is the application's: it gets the rights to rows and to
-    sequences, and no others.
+    *schema* holds the tables that name none, *login* is the application's: it gets the rights to
+    rows and to sequences, and no others. With *close_others* it loses those to whatever else is
+    in these schemas, and views read as who asks; say ``False`` if models of another metadata are
+    there, too.
 
     Raises:
         ConfigurationError: A tenant table has no tenant column.
     """
-    place = _quote(schema)
+    tables = [table for table in metadata.sorted_tables if bind_key_of(table) is None]
     role = _quote(login)
-    statements = [f"GRANT USAGE ON SCHEMA {place} TO {role}"]
-    for table in metadata.sorted_tables:
-        if bind_key_of(table) is not None:
-            continue
-        name = f"{place}.{_quote(table.name)}"
+    schemas = sorted({schema, *(table.schema for table in tables if table.schema)})
+    statements = [f"REVOKE CREATE ON SCHEMA {_quote(each)} FROM PUBLIC, {role}" for each in schemas]
+    statements += [f"GRANT USAGE ON SCHEMA {_quote(each)} TO {role}" for each in schemas]
+    for table in tables:
+        name = _name(table, schema)
         statements.append(f"REVOKE ALL ON TABLE {name} FROM PUBLIC, {role}")
         if is_shared(table):
             statements.append(f"GRANT SELECT ON TABLE {name} TO {role}")
             continue
         statements += _fenced(name, _require_column(table))
         statements.append(f"GRANT SELECT, INSERT, UPDATE, DELETE ON TABLE {name} TO {role}")
-        counted = table.autoincrement_column
-        if counted is not None:
-            sequence = f"pg_get_serial_sequence('{name}', '{counted.name}')"
-            statements.append(
-                "DO $tenantry$ BEGIN IF " + sequence + " IS NOT NULL THEN EXECUTE "
-                "'GRANT USAGE ON SEQUENCE ' || " + sequence + f" || ' TO {role}'; "
-                "END IF; END $tenantry$"
-            )
+        statements += _sequences(table, name, schema, role)
+    if close_others:
+        known = {each: [t.name for t in tables if (t.schema or schema) == each] for each in schemas}
+        statements += [_close_others(each, known[each], role) for each in schemas]
     return statements
 
 
-def _setting(column: Column[object]) -> str:
+def _name(table: Table, schema: str) -> str:
+    return f"{_quote(table.schema or schema)}.{_quote(table.name)}"
+
+
+def _string(value: str) -> str:
+    return "'" + value.replace("'", "''") + "'"
+
+
+def _setting(column: Column[Any]) -> str:
     """The current tenant's key in SQL, of the column's type; NULL when there is none.
 
     A setting that was reset is an empty string and not NULL (PostgreSQL manual, current_setting).
@@ -183,7 +249,7 @@ def _setting(column: Column[object]) -> str:
     return f"NULLIF(current_setting('{TENANT_SETTING}', true), ''){cast}"
 
 
-def _fenced(name: str, column: Column[object]) -> list[str]:
+def _fenced(name: str, column: Column[Any]) -> list[str]:
     condition = f"({_quote(column.name)} = {_setting(column)})"
     return [
         f"ALTER TABLE {name} ALTER COLUMN {_quote(column.name)} SET DEFAULT {_setting(column)}",
@@ -196,6 +262,53 @@ def _fenced(name: str, column: Column[object]) -> list[str]:
     ]
 
 
+def _sequences(table: Table, name: str, schema: str, role: str) -> Iterator[str]:
+    counted = table.autoincrement_column
+    if counted is not None:
+        sequence = f"pg_get_serial_sequence({_string(name)}, {_string(counted.name)})"
+        grant = _string(f" TO {role}")
+        yield (
+            f"DO $tenantry$ BEGIN IF {sequence} IS NOT NULL THEN EXECUTE "
+            f"'GRANT USAGE ON SEQUENCE ' || {sequence} || {grant}; END IF; END $tenantry$"
+        )
+    for column in table.columns:
+        default = column.default
+        if isinstance(default, DatabaseSequence):
+            place = f"{_quote(default.schema or table.schema or schema)}.{_quote(default.name)}"
+            yield f"GRANT USAGE ON SEQUENCE {place} TO {role}"
+
+
+def _close_others(schema: str, known: Sequence[str], role: str) -> str:
+    """Take the login's rights to relations that the models do not know, and set views right.
+
+    Rights to a partitioned table are enough to reach its partitions through it.
+    """
+    names = ", ".join(map(_string, known)) or "NULL"
+    revoke = _string(f" FROM PUBLIC, {role}")
+    return f"""\
+DO $tenantry$ DECLARE each record; BEGIN
+  FOR each IN SELECT c.oid::regclass AS name, c.relkind AS kind FROM pg_class c
+    WHERE c.relnamespace = {_string(_quote(schema))}::regnamespace
+    AND c.relkind IN ('r', 'p', 'f', 'm', 'v') AND c.relname NOT IN ({names})
+    AND pg_has_role(c.relowner, 'USAGE')
+    AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.objid = c.oid AND d.deptype = 'e')
+  LOOP
+    IF each.kind <> 'v' OR current_setting('server_version_num')::int < 150000 THEN
+      EXECUTE 'REVOKE ALL ON TABLE ' || each.name || {revoke};
+    ELSE
+      EXECUTE 'ALTER VIEW ' || each.name || ' SET (security_invoker = true)';
+    END IF;
+  END LOOP;
+  FOR each IN SELECT p.oid::regprocedure AS name FROM pg_proc p
+    WHERE p.pronamespace = {_string(_quote(schema))}::regnamespace AND p.prosecdef
+    AND pg_has_role(p.proowner, 'USAGE')
+    AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.objid = p.oid AND d.deptype = 'e')
+  LOOP
+    EXECUTE 'REVOKE ALL ON ROUTINE ' || each.name || {revoke};
+  END LOOP;
+END $tenantry$"""  # noqa: S608
+
+
 def view_statements(names: Sequence[str], *, schema: str, login: str) -> list[str]:
     """Views read as who asks, not as their owner (PostgreSQL 15 and newer)."""
     statements = []
@@ -206,67 +319,84 @@ def view_statements(names: Sequence[str], *, schema: str, login: str) -> list[st
     return statements
 
 
+# Adoption -------------------------------------------------------------------------------------
+
+
 def adoption_statements(
     metadata: MetaData, *, schema: str, login: str, tenant_key: str
 ) -> list[str]:
     """Statements that turn existing tables of one tenant into tables that tenants share.
 
     They add the tenant column, give every row to *tenant_key*, put the column into the keys and
-    set the policies. To be read, and run in one transaction by the tables' owner. Names of
-    constraints are PostgreSQL's own defaults where the models give none.
+    set the policies. To be read, and run once, in one transaction, by the tables' owner. Old
+    keys are found in the catalogue by their columns, whatever their names are.
 
     Raises:
         ConfigurationError: A tenant table's model has no tenant column, or the key is no key.
     """
     shared = rows_metadata(metadata)
-    place = _quote(schema)
     value = PostgreSQL().literal(tenant_key)
-    statements: list[str] = []
-    drops: list[str] = []
-    keys: list[str] = []
-    foreign: list[str] = []
-    for table in metadata.sorted_tables:
-        if bind_key_of(table) is not None or is_shared(table):
-            continue
-        name = f"{place}.{_quote(table.name)}"
-        column = _require_column(table)
+    columns: list[str] = []
+    drops: list[tuple[int, str]] = []
+    keys: list[tuple[int, str]] = []
+    for after in tenant_tables(shared):
+        before = metadata.tables[after.key]
+        name = _name(after, schema)
+        column = _require_column(after)
         kind = column.type.compile(dialect=_dialect)
-        statements += [
+        columns += [
             f"ALTER TABLE {name} ADD COLUMN IF NOT EXISTS {_quote(column.name)} {kind}",
+            # The owner is bound by the policies too, should there be any already.
+            f"ALTER TABLE {name} NO FORCE ROW LEVEL SECURITY",
             _backfill(name, _quote(column.name), value),
             f"ALTER TABLE {name} ALTER COLUMN {_quote(column.name)} SET NOT NULL",
         ]
-        after = shared.tables[table.key]
-        for constraint in table.constraints:
-            if isinstance(constraint, ForeignKeyConstraint):
-                if tenant_column(constraint.referred_table) is None:
-                    continue
-                drops.insert(0, _drop(name, table, constraint))
-            elif isinstance(constraint, (PrimaryKeyConstraint, UniqueConstraint)):
-                drops.append(_drop(name, table, constraint))
+        kept = {_signature(each) for each in after.constraints}
+        for constraint in before.constraints:
+            kind_of = _KINDS.get(type(constraint))
+            if kind_of is not None and _signature(constraint) not in kept:
+                drops.append((kind_of[0], _drop_constraint(name, kind_of[1], constraint)))
+        was = {_signature(each) for each in before.constraints}
         for constraint in after.constraints:
-            columns = ", ".join(_quote(each.name) for each in constraint.columns)  # type: ignore[attr-defined]
-            if isinstance(constraint, PrimaryKeyConstraint):
-                keys.append(f"ALTER TABLE {name} ADD PRIMARY KEY ({columns})")
-            elif isinstance(constraint, UniqueConstraint):
-                keys.append(f"ALTER TABLE {name} ADD UNIQUE ({columns})")
-            elif isinstance(constraint, ForeignKeyConstraint):
-                if tenant_column(constraint.referred_table) is None:
-                    continue
-                theirs = f"{place}.{_quote(constraint.referred_table.name)}"
-                referred = ", ".join(_quote(each.column.name) for each in constraint.elements)
-                foreign.append(
-                    f"ALTER TABLE {name} ADD FOREIGN KEY ({columns}) "
-                    f"REFERENCES {theirs} ({referred})"
-                )
-    ordered = sorted(drops, key=lambda each: "_fkey" not in each)
+            kind_of = _KINDS.get(type(constraint))
+            if kind_of is not None and _signature(constraint) not in was:
+                ddl = AddConstraint(constraint)
+                keys.append((-kind_of[0], _compiled(ddl, schema)))
+        old = {each.name: each for each in before.indexes}
+        for index in after.indexes:
+            if index.unique and index.name in old and column.name not in old[index.name].columns:
+                place = f"{_quote(after.schema or schema)}.{_quote(str(index.name))}"
+                drops.append((1, f"DROP INDEX IF EXISTS {place}"))
+                keys.append((-1, _compiled(CreateIndex(index), schema)))
     return [
-        *statements,
-        *ordered,
-        *keys,
-        *foreign,
+        *columns,
+        *[statement for _, statement in sorted(drops)],
+        *[statement for _, statement in sorted(keys)],
         *policy_statements(shared, schema=schema, login=login),
     ]
+
+
+#: When they are dropped (and, in reverse, added), and their letter in the catalogue.
+_KINDS: dict[type[Constraint], tuple[int, str]] = {
+    ForeignKeyConstraint: (0, "f"),
+    UniqueConstraint: (1, "u"),
+    PrimaryKeyConstraint: (2, "p"),
+}
+
+
+def _signature(constraint: Constraint) -> tuple[Any, ...]:
+    columns = tuple(each.name for each in getattr(constraint, "columns", ()))
+    referred: tuple[str, ...] = ()
+    if isinstance(constraint, ForeignKeyConstraint):
+        referred = tuple(element.target_fullname for element in constraint.elements)
+    return type(constraint), columns, referred
+
+
+def _compiled(ddl: Any, schema: str) -> str:
+    text = ddl.compile(
+        dialect=_dialect, schema_translate_map={None: schema}, render_schema_translate=True
+    )
+    return " ".join(str(text).split())
 
 
 def _backfill(name: str, column: str, value: str) -> str:
@@ -274,14 +404,14 @@ def _backfill(name: str, column: str, value: str) -> str:
     return f"UPDATE {name} SET {column} = {value} WHERE {column} IS NULL"  # noqa: S608
 
 
-def _drop(name: str, table: Table, constraint: object) -> str:
-    given = getattr(constraint, "name", None)
-    if isinstance(given, str):
-        own = given
-    elif isinstance(constraint, PrimaryKeyConstraint):
-        own = f"{table.name}_pkey"
-    else:
-        columns = "_".join(each.name for each in constraint.columns)  # type: ignore[attr-defined]
-        suffix = "fkey" if isinstance(constraint, ForeignKeyConstraint) else "key"
-        own = f"{table.name}_{columns}_{suffix}"
-    return f"ALTER TABLE {name} DROP CONSTRAINT IF EXISTS {_quote(own)} CASCADE"
+def _drop_constraint(name: str, kind: str, constraint: Constraint) -> str:
+    columns = sorted(each.name for each in getattr(constraint, "columns", ()))
+    listed = ", ".join(map(_string, columns))
+    return (
+        "DO $tenantry$ DECLARE each name; BEGIN FOR each IN SELECT c.conname FROM pg_constraint c "  # noqa: S608
+        f"WHERE c.conrelid = {_string(name)}::regclass AND c.contype = '{kind}' AND ("
+        'SELECT array_agg(a.attname::text ORDER BY a.attname::text COLLATE "C") '
+        "FROM pg_attribute a WHERE a.attrelid = c.conrelid AND a.attnum = ANY (c.conkey)"
+        f") = ARRAY[{listed}] LOOP EXECUTE 'ALTER TABLE {name.replace(chr(39), chr(39) * 2)} "
+        "DROP CONSTRAINT ' || quote_ident(each); END LOOP; END $tenantry$"
+    )

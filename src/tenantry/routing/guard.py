@@ -52,10 +52,11 @@ _WHO = """\
 SELECT pg_catalog.pg_backend_pid(), pg_catalog.current_setting('search_path'),
   pg_catalog.current_schema()::text"""
 _BOUND_BY_POLICIES = """\
-SELECT (r.rolsuper OR r.rolbypassrls)::int, EXISTS (
+SELECT EXISTS (
+  SELECT FROM pg_catalog.pg_roles r
+  WHERE (r.rolsuper OR r.rolbypassrls) AND pg_catalog.pg_has_role(r.oid, 'MEMBER'))::int, EXISTS (
   SELECT FROM pg_catalog.pg_class c
-  WHERE c.relrowsecurity AND pg_catalog.pg_has_role(c.relowner, 'USAGE'))::int
-FROM pg_catalog.pg_roles r WHERE r.rolname = current_user"""
+  WHERE c.relrowsecurity AND pg_catalog.pg_has_role(c.relowner, 'MEMBER'))::int"""
 
 
 class Reopen(Exception):
@@ -133,6 +134,7 @@ def _check_bound_by_policies(record: BucketRecord, target: Target) -> None:
     above, owner = map(int, _ask(record, _BOUND_BY_POLICIES))
     if above or owner:
         why = "is a superuser or has BYPASSRLS" if above else "owns tables with row policies"
+        why += ", itself or by a role it may set"
         raise ConfigurationError(
             f"the login of server {target.server.name!r} {why}, so row-level security does not "
             "keep tenants apart; use a login that owns nothing (`tenantry doctor` shows the roles)"
