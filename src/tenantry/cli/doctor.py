@@ -8,6 +8,7 @@ import click
 
 from .. import fleet
 from . import render
+from .migrations import config_option, find_config
 from .options import (
     Application,
     application_options,
@@ -23,21 +24,42 @@ __all__ = ["doctor"]
 
 @click.command()
 @selection_options
+@click.option("--drift", is_flag=True, help="Also compare what is in each place with Alembic.")
+@click.option("--repair", is_flag=True, help="Mend drift; what is too much is never dropped.")
+@config_option
 @workers_option
 @json_option
 @application_options
 @pass_application
-def doctor(application: Application, /, workers: int, as_json: bool, **options: Any) -> None:
+def doctor(
+    application: Application,
+    /,
+    drift: bool,
+    repair: bool,
+    config: str | None,
+    workers: int,
+    as_json: bool,
+    **options: Any,
+) -> None:
     """Compare the directory with the servers.
 
     Is every tenant's place reachable, no other tenant's, and what it claims to be? The servers
-    themselves are asked, so two names of one machine or two links to one file are found. Ends
-    with 1 if something is wrong.
+    themselves are asked, so two names of one machine or two links to one file are found. With
+    --drift each table, column, index, constraint, policy and grant is compared with what a new
+    tenant at the same revision has. Ends with 1 if something is wrong.
     """
     tenancy = application.tenancy
     selected = any(options.values())
     known = chosen(application, options)
     diagnosis = fleet.diagnose(tenancy, known, workers=workers, orphans=not selected)
+    if drift or repair:
+        sick = {each.tenant_id for each in diagnosis.findings if each.severity == "error"}
+        with fleet.Access(tenancy.servers, keep=workers) as access:
+            blueprints = fleet.Blueprints(access, fleet.Scripts(find_config(config)))
+            whole = [each for each in known if each.id not in sick]
+            diagnosis.findings += fleet.drifted(
+                tenancy, blueprints, whole, repair=repair, workers=workers
+            )
     if as_json:
         render.document(
             {
@@ -58,8 +80,8 @@ def doctor(application: Application, /, workers: int, as_json: bool, **options: 
             [each.severity, each.code, each.tenant_id, each.message] for each in diagnosis.findings
         ]
         render.table(["severity", "finding", "tenant", "what"], rows)
-        for repair in dict.fromkeys(line for each in diagnosis.findings for line in each.repair):
-            render.say(f"repair: {repair}")
+        for line in dict.fromkeys(line for each in diagnosis.findings for line in each.repair):
+            render.say(f"repair: {line}")
     wrong = sum(each.severity == "error" for each in diagnosis.findings)
     render.say(
         f"doctor: {diagnosis.tenants} tenants, {wrong} errors, "

@@ -33,6 +33,8 @@ COMMANDS: Mapping[str, tuple[str, str, str]] = {
     "list": ("tenants", "list_", "List tenants: where each lives, and its state."),
     "show": ("tenants", "show", "Show one tenant and its place."),
     "create": ("tenants", "create", "Create tenants, or finish what a crash interrupted."),
+    "clone": ("tenants", "clone", "Create a tenant as a copy of another."),
+    "spares": ("tenants", "spares", "Keep a warm pool of places for new tenants."),
     "suspend": ("tenants", "suspend", "Let tenants serve no requests; their data stays."),
     "resume": ("tenants", "resume", "Let suspended tenants serve requests again."),
     "delete": ("tenants", "delete", "Drop tenants' databases, schemas or files for good."),

@@ -9,12 +9,17 @@ from typing import Any
 import click
 
 from .. import fleet
+from ..directory.static import MappingDirectory
 from ..errors import CallerError, TenantryError, UnknownTenantError
 from ..fleet import Access, Outcome, Report, run_all
+from ..fleet.application import import_named, project_settings
 from ..fleet.provision import authority
 from ..fleet.runner import attempt
-from ..tenant import Isolation, Tenant
+from ..orm import TenantSession
+from ..tenancy import Tenancy
+from ..tenant import Isolation, State, Tenant
 from . import render
+from .migrations import config_option, find_config
 from .options import (
     Application,
     application_options,
@@ -28,7 +33,7 @@ from .options import (
     workers_option,
 )
 
-__all__ = ["create", "delete", "list_", "resume", "show", "suspend", "sweep"]
+__all__ = ["clone", "create", "delete", "list_", "resume", "show", "spares", "suspend", "sweep"]
 
 
 def as_dict(tenant: Tenant) -> dict[str, Any]:
@@ -123,6 +128,16 @@ def show(application: Application, tenant: str, as_json: bool) -> None:
 @click.option(
     "--identifier", "identifiers", multiple=True, metavar="NAME", help="A host name, for instance."
 )
+@click.option("--empty", is_flag=True, help="Make the place only, without any table.")
+@click.option("--spare", is_flag=True, help="Take one from the warm pool, if there is one.")
+@click.option(
+    "--seed",
+    "seeds",
+    multiple=True,
+    metavar="MODULE:FUNCTION",
+    help="Called with a session of each new tenant before it opens; may be repeated.",
+)
+@config_option
 @workers_option
 @dry_run_option
 @json_option
@@ -137,12 +152,18 @@ def create(
     dry_run: bool,
     as_json: bool,
     attributes: tuple[str, ...],
+    empty: bool,
+    spare: bool,
+    seeds: tuple[str, ...],
+    config: str | None,
     **options: Any,
 ) -> None:
     """Create tenants, or finish what a crash interrupted.
 
     A tenant that the directory knows (from a TOML file, for instance) gets the place that is
-    written there; a new one is recorded first. Whoever is whole already is left as it is.
+    written there; a new one is recorded first. Whoever is whole already is left as it is. Where
+    there is an Alembic project (--config, or `alembic` under [tool.tenantry]), the tenant gets
+    its newest tables from a blueprint and is compared with it before it opens.
     """
     tenancy = application.tenancy
     if everybody == bool(tenants):
@@ -156,11 +177,20 @@ def create(
     given = dict(options, attributes=pairs(attributes))
 
     with Access(tenancy.servers, keep=workers) as access:
+        blueprints = None if empty else _blueprints(access, config)
+        fill: list[Any] = [blueprints.filling] if blueprints is not None else []
+        fill += [_seed(import_named(name, "the seed")) for name in seeds]
 
         def step(tenant_id: str) -> Outcome:
             began = time.perf_counter()
             try:
-                return fleet.create(tenancy, tenant_id, dry_run=dry_run, access=access, **given)
+                if spare and blueprints is not None and not dry_run and not seeds:
+                    claimed = _claim(tenancy, blueprints, tenant_id, given, began)
+                    if claimed is not None:
+                        return claimed
+                return fleet.create(
+                    tenancy, tenant_id, fill=fill, dry_run=dry_run, access=access, **given
+                )
             except TenantryError as error:
                 if len(ids) == 1:
                     raise
@@ -169,6 +199,141 @@ def create(
         with render.progress("create", len(ids), quiet=as_json) as on_outcome:
             result = run_all(ids, step, workers=workers, on_outcome=on_outcome)
     render.report("create", result, as_json=as_json, detail="place")
+
+
+def _blueprints(access: Access, config: str | None) -> fleet.Blueprints | None:
+    """From the Alembic project, if one is named."""
+    if config is None and "alembic" not in project_settings()[0]:
+        return None
+    return fleet.Blueprints(access, fleet.Scripts(find_config(config)))
+
+
+def _claim(
+    tenancy: Tenancy,
+    blueprints: fleet.Blueprints,
+    tenant_id: str,
+    given: dict[str, Any],
+    began: float,
+) -> Outcome | None:
+    try:
+        authority(tenancy).get(tenant_id)
+        return None  # known: whatever is missing of it is finished in its own place
+    except UnknownTenantError:
+        pass
+    server = given["server"] or next(iter(tenancy.servers))
+    tenant = fleet.claim(
+        tenancy,
+        blueprints,
+        tenant_id,
+        server=server,
+        isolation=given["isolation"],
+        attributes=given["attributes"],
+        identifiers=given["identifiers"],
+    )
+    if tenant is None:
+        return None
+    value = {"server": server, "spare": tenant.placement.schema or tenant.placement.database}
+    return Outcome(tenant_id, "done", time.perf_counter() - began, value)
+
+
+def _seed(function: Callable[[TenantSession], Any]) -> Callable[..., Any]:
+    """*function* as a step of creation: with a session of the tenant, though it is not open yet."""
+
+    def seed(tenancy: Tenancy, _access: Access, place: fleet.Place) -> None:
+        # A Tenancy of its own, in which just this tenant is ready: sessions and engine work as
+        # always, and nobody else gets in.
+        tenant = place.tenants[0].with_state(State.READY)
+        alone = Tenancy(MappingDirectory([tenant], servers=tenancy.servers), tenancy.servers)
+        try:
+            with alone.use(tenant), alone.session() as session:
+                function(session)
+                session.commit()
+        finally:
+            alone.close()
+
+    return seed
+
+
+@click.command()
+@click.argument("source")
+@click.argument("tenant")
+@click.option("--no-rows", is_flag=True, help="Copy how it is built, and no row.")
+@click.option("--server", metavar="NAME", help="On which server; that of the source by default.")
+@click.option("--attribute", "attributes", multiple=True, metavar="KEY=VALUE")
+@dry_run_option
+@json_option
+@application_options
+@pass_application
+def clone(
+    application: Application,
+    source: str,
+    tenant: str,
+    no_rows: bool,
+    server: str | None,
+    attributes: tuple[str, ...],
+    dry_run: bool,
+    as_json: bool,
+) -> None:
+    """Create TENANT as a copy of SOURCE: built alike, with its rows or without.
+
+    Rows are read in one snapshot; SOURCE serves on. Files, caches and queues are not copied.
+    """
+    tenancy = application.tenancy
+    known = authority(tenancy).get(source)
+    if not fleet.is_durable(tenancy):
+        _must_be_known(application, tenant)
+    began = time.perf_counter()
+    with Access(tenancy.servers) as access:
+        copy = fleet.copying(access.place(known), rows=not no_rows, keep=("alembic_version",))
+        outcome = fleet.create(
+            tenancy,
+            tenant,
+            server=server or (known.placement.server if fleet.is_durable(tenancy) else None),
+            isolation=known.placement.isolation,
+            attributes={**known.attributes, **pairs(attributes)},
+            fill=[copy],
+            dry_run=dry_run,
+            access=access,
+        )
+    result = Report([outcome], time.perf_counter() - began)
+    render.report("clone", result, as_json=as_json, detail="place")
+
+
+@click.command()
+@click.option("--server", required=True, metavar="NAME", help="On which server.")
+@click.option(
+    "--isolation",
+    type=click.Choice([Isolation.DATABASE.value, Isolation.SCHEMA.value]),
+    default=Isolation.DATABASE.value,
+    show_default=True,
+    help="What the spares are.",
+)
+@click.option("--count", type=click.IntRange(0), required=True, help="How many shall be ready.")
+@config_option
+@json_option
+@application_options
+@pass_application
+def spares(
+    application: Application,
+    server: str,
+    isolation: str,
+    count: int,
+    config: str | None,
+    as_json: bool,
+) -> None:
+    """Keep a warm pool: have so many places ready for ``tenantry create --spare``.
+
+    Spares of an older revision are dropped and made anew.
+    """
+    tenancy = application.tenancy
+    began = time.perf_counter()
+    with Access(tenancy.servers, keep=2) as access:
+        blueprints = fleet.Blueprints(access, fleet.Scripts(find_config(config)))
+        outcomes = fleet.fill_spares(
+            tenancy, blueprints, server=server, isolation=isolation, count=count
+        )
+    result = Report(outcomes, time.perf_counter() - began)
+    render.report("spares", result, as_json=as_json)
 
 
 @click.command()

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import MissingDependencyError
 from .access import Access, Place
 from .application import Source, find_source, project_settings
-from .doctor import Diagnosis, Finding, diagnose
+from .doctor import Diagnosis, Finding, diagnose, drifted
 from .journal import Journal, Run
 from .places import drop_place, make_place, place_exists
 from .provision import Step, create, delete, is_durable, resume, suspend, sweep
@@ -17,11 +17,16 @@ from .selection import Selection
 from .work import call, run_program, sql
 
 if TYPE_CHECKING:
+    from .blueprint import Blueprint, Blueprints
+    from .clone import copying
     from .migrate import Scripts, new_revision
     from .rollout import MigrationStatus, Settings, migrate_tenants, migration_status, pause
+    from .spares import claim, fill_spares
 
 __all__ = [
     "Access",
+    "Blueprint",
+    "Blueprints",
     "Diagnosis",
     "Finding",
     "Journal",
@@ -36,11 +41,15 @@ __all__ = [
     "Source",
     "Step",
     "call",
+    "claim",
+    "copying",
     "create",
     "delete",
     "diagnose",
+    "drifted",
     "drop_place",
     "each",
+    "fill_spares",
     "find_source",
     "is_durable",
     "make_place",
@@ -60,6 +69,11 @@ __all__ = [
 ]
 
 _NEED_ALEMBIC = {
+    "Blueprint": "blueprint",
+    "Blueprints": "blueprint",
+    "claim": "spares",
+    "copying": "clone",
+    "fill_spares": "spares",
     "MigrationStatus": "rollout",
     "Scripts": "migrate",
     "Settings": "rollout",

@@ -10,9 +10,10 @@ rows that revisions put in, the states of sequences, or the whole file.
 from __future__ import annotations
 
 import contextlib
+import re
 import secrets
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +27,7 @@ from .apply import apply, send
 from .drift import Difference, creation, differences
 from .fingerprint import Shape, shape_of
 from .migrate import Scripts, offline_dialect
-from .places import drop_place, exec_all, make_place, new_file, sync_folder
+from .places import drop_place, exec_all, make_place, new_file, replace_file
 from .status import heads_in
 
 if TYPE_CHECKING:
@@ -45,6 +46,58 @@ class Blueprint:
     rows: tuple[tuple[str, tuple[dict[str, Any], ...]], ...] = ()
     sequences: tuple[tuple[str, int, bool], ...] = ()
     content: bytes | None = None
+
+
+def read_blueprint(
+    connection: Connection, place: Place, shape: Shape, heads: tuple[str, ...]
+) -> Blueprint:
+    """All of the place that *connection* is in, its rows too: for small places."""
+    rows = []
+    for table in in_order(shape):
+        found = connection.execute(text(f"SELECT * FROM {place.backend.quote(table)}"))
+        content = tuple(dict(row._mapping) for row in found)
+        if content:
+            rows.append((table, content))
+    return Blueprint(
+        heads,
+        shape,
+        tuple(creation(shape, place.backend)),
+        tuple(rows),
+        tuple(sequence_states(connection, place)),
+    )
+
+
+def in_order(shape: Shape) -> list[str]:
+    """The tables of a place, those that others refer to first."""
+    left = set(shape.tables)
+    refers: dict[str, set[str]] = {table: set() for table in left}
+    for item in shape.items.values():
+        if item.kind == "constraint" and item.table in left:
+            words = re.sub(r'["`]', "", item.definition)
+            found = re.search(r"REFERENCES (\S+?) ?\(", words)
+            if found is not None and found[1] != item.table:
+                refers[item.table].add(found[1])
+    ordered: list[str] = []
+    while left:
+        free = sorted(table for table in left if not refers[table] & left) or sorted(left)
+        ordered += free
+        left -= set(free)
+    return ordered
+
+
+def sequence_states(connection: Connection, place: Place) -> Iterator[tuple[str, int, bool]]:
+    """How far each sequence has counted (PostgreSQL only), those of identities too."""
+    if place.server.kind != "postgresql":
+        return
+    query = (
+        "SELECT relname FROM pg_catalog.pg_class WHERE relkind = 'S' AND relnamespace = "
+        "(SELECT oid FROM pg_catalog.pg_namespace WHERE nspname = :schema)"
+    )
+    schema = place.schema or place.backend.usual_schema
+    for (name,) in connection.execute(text(query), {"schema": schema}).fetchall():
+        quoted = place.backend.quote(name)
+        row = connection.execute(text(f"SELECT last_value, is_called FROM {quoted}")).one()
+        yield str(name), int(row[0]), bool(row[1])
 
 
 class Blueprints:
@@ -95,7 +148,7 @@ class Blueprints:
             self._write(place, blueprint.content)
             return blueprint
         make_place(self.access, place)
-        self._fill(place, blueprint)
+        fill_place(self.access, place, blueprint)
         found = shape_of(self.access, place)
         if found != blueprint.shape:
             unlike = differences(blueprint.shape, found, place.backend)
@@ -107,57 +160,26 @@ class Blueprints:
             )
         return blueprint
 
-    def filling(self, tenancy: Tenancy, access: Access, place: Place) -> None:
-        """As a step of :func:`~tenantry.fleet.create`."""
-        del tenancy
-        if isinstance(place.backend, SQLite):
-            blueprint = self.of(place)
-            file = place.file()
-            if shape_of(access, place) == blueprint.shape:
-                return
-            assert blueprint.content is not None
-            with new_file(file.with_name(f"{file.name}.blueprint")) as draft:
-                draft.write_bytes(blueprint.content)
-            file.with_name(f"{file.name}.blueprint").replace(file)
-            sync_folder(file.parent)
+    def filling(self, _tenancy: Tenancy, access: Access, place: Place) -> None:
+        """As a step of :func:`~tenantry.fleet.create`: tables, rows and version of the newest.
+
+        What a crash left half-way is made anew: the tenant was never open.
+        """
+        blueprint = self.of(place)
+        found = shape_of(access, place)
+        if found == blueprint.shape:
             return
-        if shape_of(access, place) != self.of(place).shape:
-            self.make(place)
+        if isinstance(place.backend, SQLite):
+            assert blueprint.content is not None
+            replace_file(place.file(), blueprint.content)
+            return
+        if found.items:
+            drop_place(access, place)
+        self.make(place)
 
     def _write(self, place: Place, content: bytes) -> None:
         with new_file(place.file()) as draft:
             draft.write_bytes(content)
-
-    def _fill(self, place: Place, blueprint: Blueprint) -> None:
-        with self.access.enter(place, autocommit=True) as connection:
-            if place.server.kind == "postgresql":
-                message = "".join(f"{each};\n" for each in blueprint.statements)
-                send(connection, f"BEGIN;\n{message}")
-                self._insert(connection, place, blueprint)
-                for name, last, called in blueprint.sequences:
-                    connection.execute(
-                        text("SELECT setval(CAST(:name AS regclass), :last, :called)"),
-                        {"name": place.backend.quote(name), "last": last, "called": called},
-                    )
-                send(connection, "COMMIT")
-                return
-            exec_all(connection, "SET SESSION foreign_key_checks = 0")
-            exec_all(connection, *blueprint.statements)
-            exec_all(connection, "BEGIN")
-            self._insert(connection, place, blueprint)
-            exec_all(connection, "COMMIT", "SET SESSION foreign_key_checks = 1")
-
-    def _insert(self, connection: Connection, place: Place, blueprint: Blueprint) -> None:
-        quote = place.backend.quote
-        for table, rows in blueprint.rows:
-            names = list(rows[0])
-            columns = ", ".join(quote(name) for name in names)
-            values = ", ".join(f":p{number}" for number in range(len(names)))
-            kind = " OVERRIDING SYSTEM VALUE" if place.server.kind == "postgresql" else ""
-            connection.execute(
-                text(f"INSERT INTO {quote(table)} ({columns}){kind} VALUES ({values})"),
-                [{f"p{n}": row[name] for n, name in enumerate(names)} for row in rows],
-            )
 
     def _build(self, place: Place, goal: str) -> Blueprint:
         with self._scratch(place) as scratch:
@@ -171,49 +193,7 @@ class Blueprints:
             if isinstance(scratch.backend, SQLite):
                 return Blueprint(plan.after, shape, content=scratch.file().read_bytes())
             with self.access.enter(scratch) as connection:
-                return Blueprint(
-                    plan.after,
-                    shape,
-                    tuple(creation(shape, scratch.backend)),
-                    tuple(self._rows(connection, scratch, shape)),
-                    tuple(self._sequences(connection, scratch, shape)),
-                )
-
-    def _rows(
-        self, connection: Connection, place: Place, shape: Shape
-    ) -> Iterator[tuple[str, tuple[dict[str, Any], ...]]]:
-        """The rows that revisions put in, parents before children."""
-        found = {}
-        for table in shape.tables:
-            rows = connection.execute(text(f"SELECT * FROM {place.backend.quote(table)}"))
-            content = tuple(dict(row._mapping) for row in rows)
-            if content:
-                found[table] = content
-        parents = {
-            table: {
-                other
-                for item in shape.items.values()
-                if item.kind == "constraint" and item.table == table
-                for other in found
-                if other != table and f"REFERENCES {other}(" in item.definition.replace('"', "")
-            }
-            for table in found
-        }
-        while found:
-            free = [table for table in found if not parents[table] & set(found)] or list(found)
-            for table in free:
-                yield table, found.pop(table)
-
-    def _sequences(
-        self, connection: Connection, place: Place, shape: Shape
-    ) -> Iterator[tuple[str, int, bool]]:
-        if place.server.kind != "postgresql":
-            return
-        for item in shape.items.values():
-            if item.kind == "sequence":
-                name = place.backend.quote(item.name)
-                row = connection.execute(text(f"SELECT last_value, is_called FROM {name}")).one()
-                yield item.name, int(row[0]), bool(row[1])
+                return read_blueprint(connection, scratch, shape, plan.after)
 
     @contextlib.contextmanager
     def _scratch(self, like: Place) -> Iterator[Place]:
@@ -230,3 +210,48 @@ class Blueprints:
         finally:
             self.access.close()  # what is kept may be connected to it
             drop_place(self.access, place)
+
+
+def fill_place(access: Access, place: Place, blueprint: Blueprint) -> None:
+    """Make all of *blueprint* in an empty place; on PostgreSQL in one transaction."""
+    with access.enter(place, autocommit=True) as connection:
+        if place.server.kind == "postgresql":
+            message = "".join(f"{each};\n" for each in blueprint.statements)
+            send(connection, f"BEGIN;\n{message}")
+            insert_rows(connection, place, blueprint.rows)
+            set_sequences(connection, place, blueprint.sequences)
+            send(connection, "COMMIT")
+            return
+        exec_all(connection, "SET SESSION foreign_key_checks = 0")
+        exec_all(connection, *blueprint.statements)
+        # The version row is among them and seen last: what has one is whole.
+        exec_all(connection, "BEGIN")
+        insert_rows(connection, place, blueprint.rows)
+        exec_all(connection, "COMMIT", "SET SESSION foreign_key_checks = 1")
+
+
+def insert_rows(
+    connection: Connection, place: Place, tables: Iterable[tuple[str, Sequence[dict[str, Any]]]]
+) -> None:
+    """Rows into tables, with the values they have; identities too."""
+    quote = place.backend.quote
+    for table, rows in tables:
+        names = list(rows[0])
+        columns = ", ".join(quote(name) for name in names)
+        values = ", ".join(f":p{number}" for number in range(len(names)))
+        kind = " OVERRIDING SYSTEM VALUE" if place.server.kind == "postgresql" else ""
+        connection.execute(
+            text(f"INSERT INTO {quote(table)} ({columns}){kind} VALUES ({values})"),
+            [{f"p{n}": row[name] for n, name in enumerate(names)} for row in rows],
+        )
+
+
+def set_sequences(
+    connection: Connection, place: Place, sequences: Iterable[tuple[str, int, bool]]
+) -> None:
+    """Have sequences count on from where others stood."""
+    for name, last, called in sequences:
+        connection.execute(
+            text("SELECT setval(CAST(:name AS regclass), :last, :called)"),
+            {"name": place.backend.quote(name), "last": last, "called": called},
+        )

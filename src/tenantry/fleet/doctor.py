@@ -18,13 +18,18 @@ from ..backends.places import places_of
 from ..errors import PlacementMissingError, TenantryError
 from ..tenant import Isolation, State, Tenant
 from .access import Access, Place
-from .places import names_on
-from .runner import Outcome, Report, describe, run_all
+from .drift import Difference
+from .places import exec_all, names_on
+from .runner import Outcome, Report, Status, attempt, describe, run_all
 
 if TYPE_CHECKING:
     from ..tenancy import Tenancy
+    from .blueprint import Blueprints
 
-__all__ = ["Diagnosis", "Finding", "diagnose"]
+__all__ = ["Diagnosis", "Finding", "diagnose", "drifted"]
+
+#: Names of places that belong to nobody on purpose: see spares and blueprints.
+KEPT = ("spare_", "scratch_")
 
 Severity = Literal["error", "warning", "note"]
 
@@ -114,6 +119,64 @@ def diagnose(
             diagnosis.findings += _orphans(access, tenancy, everybody)
     diagnosis.seconds = time.perf_counter() - began
     return diagnosis
+
+
+def drifted(
+    tenancy: Tenancy,
+    blueprints: Blueprints,
+    tenants: Sequence[Tenant],
+    *,
+    repair: bool = False,
+    workers: int = 4,
+) -> list[Finding]:
+    """How tenants differ from what their own revision is built like (codes ``drift``, ``extra``).
+
+    With *repair* what is missing or different is mended, in one transaction per tenant where
+    the server takes DDL back; what is there and should not be is never dropped. A finding that
+    was mended is a note.
+    """
+    access = blueprints.access
+
+    def step(tenant: Tenant) -> Outcome:
+        place = access.place(tenant)
+
+        def body() -> tuple[Status, list[Finding]]:
+            found = blueprints.drift(place)
+            mend = [each for each in found if each.what != "extra" and each.repair]
+            if repair and mend:
+                with access.enter(place, write=True) as connection:
+                    exec_all(connection, *(line for each in mend for line in each.repair))
+                    connection.commit()
+                left = blueprints.drift(place)
+                mended = [
+                    Finding("mended", "note", f"tenant {tenant.id!r}: {each.words}", tenant.id)
+                    for each in mend
+                    if each not in left
+                ]
+                return "done", [*mended, *(_finding(tenant, each) for each in left)]
+            return "done", [_finding(tenant, each) for each in found]
+
+        return attempt(tenant.id, body)
+
+    report = run_all(tenants, step, workers=workers)
+    findings: list[Finding] = []
+    for outcome in sorted(report.outcomes, key=lambda each: each.tenant_id):
+        if outcome.status == "failed":
+            findings.append(Finding("unknown", "error", outcome.error or "", outcome.tenant_id))
+        else:
+            findings += outcome.value
+    return findings
+
+
+def _finding(tenant: Tenant, difference: Difference) -> Finding:
+    extra = difference.what == "extra"
+    return Finding(
+        "extra" if extra else "drift",
+        "warning" if extra else "error",
+        f"tenant {tenant.id!r}: {difference.words}",
+        tenant.id,
+        difference.repair,
+    )
 
 
 def _look(access: Access, tenants: Iterable[Tenant], workers: int) -> Report:
@@ -243,7 +306,7 @@ def _orphans(access: Access, tenancy: Tenancy, tenants: Iterable[Tenant]) -> lis
         except TenantryError:
             continue  # reported with its tenants
         for database in found:
-            if database not in claimed:
+            if database not in claimed and not database.startswith(KEPT):
                 findings.append(
                     Finding(
                         "orphan",

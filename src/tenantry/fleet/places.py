@@ -151,6 +151,20 @@ def new_file(final: Path) -> Iterator[Path]:
             each.unlink(missing_ok=True)
 
 
+def replace_file(final: Path, content: bytes) -> None:
+    """Put *content* in the place of *final*, at once and for good."""
+    handle, name = tempfile.mkstemp(prefix=f".{final.name[:80]}.", suffix=".new", dir=final.parent)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(name).replace(final)
+        sync_folder(final.parent)
+    finally:
+        Path(name).unlink(missing_ok=True)
+
+
 def sync_folder(folder: Path) -> None:
     """Have the names in *folder* written to the disk, where the system can."""
     with contextlib.suppress(OSError):

@@ -1,0 +1,110 @@
+"""A new tenant that is a copy of another: built alike, with its rows or without."""
+
+# ruff: noqa: S608 - names come from the server's own catalog, quoted
+
+from __future__ import annotations
+
+import sqlite3
+from typing import TYPE_CHECKING
+from urllib.parse import quote
+
+from sqlalchemy import text
+
+from ..backends import SQLite
+from ..errors import ProvisionError
+from .access import Access, Place
+from .apply import send
+from .blueprint import Blueprint, fill_place, in_order, insert_rows, sequence_states, set_sequences
+from .drift import creation, differences
+from .fingerprint import shape_of
+from .places import drop_place, make_place, replace_file
+from .provision import Fill
+
+if TYPE_CHECKING:
+    from ..tenancy import Tenancy
+
+__all__ = ["copying"]
+
+#: Rows that are sent at a time.
+AT_A_TIME = 1000
+
+
+def copying(source: Place, *, rows: bool = True, keep: tuple[str, ...] = ()) -> Fill:
+    """A step of :func:`~tenantry.fleet.create` that copies *source*.
+
+    Rows are read in one snapshot. Without *rows* only those of the tables in *keep* come along
+    (the version table, so that migrations go on from there). Compares what came of it.
+    """
+
+    def copy(_tenancy: Tenancy, access: Access, place: Place) -> None:
+        if place.server.kind != source.server.kind:
+            raise ProvisionError(
+                f"tenant {place.name!r} cannot be a copy of {source.name!r}: their servers are "
+                "of different kinds",
+                tenant_id=place.name,
+            )
+        if isinstance(place.backend, SQLite):
+            _copy_file(source, place, rows, keep)
+        else:
+            _copy(access, source, place, rows, keep)
+        wanted, found = shape_of(access, source), shape_of(access, place)
+        if wanted != found:
+            unlike = differences(wanted, found, place.backend)
+            raise ProvisionError(
+                f"tenant {place.name!r} came out different from {source.name!r}: "
+                f"{'; '.join(each.words for each in unlike[:3])}; nothing was opened",
+                tenant_id=place.name,
+            )
+
+    return copy
+
+
+def _copy(access: Access, source: Place, place: Place, rows: bool, keep: tuple[str, ...]) -> None:
+    if shape_of(access, place).items:
+        # A crash came in the middle; the tenant was never open.
+        drop_place(access, place)
+        make_place(access, place)
+    shape = shape_of(access, source)
+    tables = [table for table in in_order(shape) if rows or table in keep]
+    on_postgresql = place.server.kind == "postgresql"
+    with access.enter(source) as reading:
+        if on_postgresql:
+            reading.execute(text("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY"))
+        else:
+            reading.execute(text("START TRANSACTION WITH CONSISTENT SNAPSHOT"))
+        statements = tuple(creation(shape, source.backend))
+        sequences = tuple(sequence_states(reading, source)) if rows else ()
+        fill_place(access, place, Blueprint((), shape, statements))
+        with access.enter(place, autocommit=True) as writing:
+            if not on_postgresql:
+                writing.execute(text("SET SESSION foreign_key_checks = 0"))
+            send(writing, "BEGIN")
+            for table in tables:
+                found = reading.execute(text(f"SELECT * FROM {source.backend.quote(table)}"))
+                while part := found.fetchmany(AT_A_TIME):
+                    content = [dict(row._mapping) for row in part]
+                    insert_rows(writing, place, [(table, content)])
+            set_sequences(writing, place, sequences)
+            send(writing, "COMMIT")
+
+
+def _copy_file(source: Place, place: Place, rows: bool, keep: tuple[str, ...]) -> None:
+    """By SQLite's own backup: whole, also while others write."""
+    reading = sqlite3.connect(f"file:{quote(str(source.file()))}?mode=ro", uri=True, timeout=10.0)
+    copy = sqlite3.connect(":memory:", isolation_level=None)
+    try:
+        reading.backup(copy)
+        if not rows:
+            names = copy.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall()
+            for (name,) in names:
+                if name not in keep and not name.startswith("sqlite_"):
+                    copy.execute(f"DELETE FROM {place.backend.quote(name)}")
+        copy.execute("VACUUM")
+        draft = place.file().with_name(f".{place.file().name}.copy")
+        draft.unlink(missing_ok=True)
+        copy.execute("VACUUM INTO ?", (str(draft),))
+        replace_file(place.file(), draft.read_bytes())
+        draft.unlink()
+    finally:
+        copy.close()
+        reading.close()
