@@ -36,7 +36,9 @@ from tenantry.integrations.flask_sqlalchemy import (
 )
 from tenantry.orm import is_shared
 from tenantry.resolvers import from_query
+from tenantry.testing.address import ServerAddress
 from tests.integrations.places import serving
+from tests.places import Kind, made
 
 TENANTS = ("uk", "aus")
 
@@ -459,6 +461,28 @@ def loggers() -> Iterator[None]:
         each.handlers[:] = handlers
 
 
+def test_the_same_on_postgresql(tmp_path: Path, postgresql: ServerAddress) -> None:
+    with made(Kind("postgresql", "psycopg"), tmp_path, postgresql) as place:
+        tenancy = place.tenancy(*TENANTS, tables=False, max_connections=8)
+        world = World(tmp_path)
+        app = world.app()
+        Tenantry(app, tenancy=tenancy, resolver=from_query(), db=world.db)
+        world.fill(app, tenancy)
+        with serving(app) as ask:
+
+            def visit(number: int) -> set[tuple[str, str]]:
+                each = TENANTS[number % 2]
+                if number % 3 == 0:
+                    ask(f"/{each}?tenant={each}", "POST")
+                return {(each, body) for body in ask(f"/?tenant={each}").text.split(",")}
+
+            with ThreadPoolExecutor(16) as pool:
+                seen = set().union(*pool.map(visit, range(60)))
+        assert seen == {(each, each) for each in TENANTS}
+        assert tenancy.status()["held_by"] == {}
+        tenancy.close()
+
+
 # Its env.py asks for `get_engine()` first; so do the files that people have.
 @pytest.mark.filterwarnings("ignore:'get_engine' is deprecated")
 @pytest.mark.usefixtures("loggers")
@@ -662,4 +686,38 @@ def test_an_application_gets_its_tenants_engine_options(tmp_path: Path) -> None:
     with app.app_context():
         db.choose_tenant("uk")
         assert db.engine.pool._pre_ping is True
+        assert db.session.scalar(sa.text("SELECT 1")) == 1
+
+
+def test_the_drop_in_and_another_tenancy_are_not_mixed(tmp_path: Path, tenancy: Tenancy) -> None:
+    for settings in (
+        {"SQLALCHEMY_BINDS": {"uk": "sqlite:///uk.db"}},
+        {"SQLALCHEMY_DATABASE_URI": "sqlite:///main.db"},
+    ):
+        app = Flask("shop", instance_path=str(tmp_path))
+        app.config.update(settings)
+        with pytest.raises(ConfigurationError, match="has its tenants in SQLALCHEMY_BINDS"):
+            Tenantry(app, tenancy=tenancy, db=MultiTenantSQLAlchemy())
+        Tenantry(app, tenancy=tenancy)
+        if "SQLALCHEMY_BINDS" in settings:
+            with pytest.raises(ConfigurationError, match="has its tenants in SQLALCHEMY_BINDS"):
+                MultiTenantSQLAlchemy(app)
+
+
+def test_sessions_that_cannot_be_taken_over_are_named(tmp_path: Path, tenancy: Tenancy) -> None:
+    class Own(SQLAlchemy):
+        def _make_session_factory(self, options: dict[str, Any]) -> Any:
+            return lambda: Session(self)
+
+    app = Flask("shop", instance_path=str(tmp_path))
+    with pytest.raises(ConfigurationError, match="come from a function"):
+        Tenantry(app, tenancy=tenancy, db=Own())
+
+
+def test_a_new_drop_in_for_the_same_application(tmp_path: Path) -> None:
+    app, _ = drop_in(tmp_path, SQLALCHEMY_BINDS={"uk": "sqlite:///uk.db"})
+    del app.extensions["sqlalchemy"]
+    db = MultiTenantSQLAlchemy(app)
+    with app.app_context():
+        db.choose_tenant("uk")
         assert db.session.scalar(sa.text("SELECT 1")) == 1

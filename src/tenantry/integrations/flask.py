@@ -35,7 +35,17 @@ from ..errors import (
 from ..resolvers import RequestFacts, Resolver, first_of, from_header, from_query, from_subdomain
 from ..resolvers import resolver as as_resolver
 from ..tenant import Tenant
-from .wsgi import SCOPE, TENANT, answer_to, enter, facts_of, identify, note_refusal, run_in_context
+from .wsgi import (
+    SCOPE,
+    SOURCE,
+    TENANT,
+    answer_to,
+    enter,
+    facts_of,
+    identify,
+    note_refusal,
+    run_in_context,
+)
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
@@ -330,6 +340,7 @@ def _before_request() -> None:
         environ[SCOPE] = scope
     if _is_shared_request():
         environ.pop(TENANT, None)
+        environ.pop(SOURCE, None)
         scope.enter_context(shared())
         return
     error = environ.get(_ERROR)

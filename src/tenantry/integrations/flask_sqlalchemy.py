@@ -57,7 +57,17 @@ def adopt(db: SQLAlchemy, app: Flask) -> Callable[[int | None], None]:
     Called by :class:`~tenantry.integrations.flask.Tenantry`. The object stays the same, so that
     models and whoever imported it need not change; its class becomes a subclass of its own. In
     other applications it works as before. A *db* that is not registered with *app* yet, is.
+
+    Raises:
+        ConfigurationError: It is a :class:`MultiTenantSQLAlchemy`, which has tenants of its own, or
+            its sessions are made by something that cannot be taken over.
     """
+    state: AppState = app.extensions["tenantry"]
+    if isinstance(db, MultiTenantSQLAlchemy) and not isinstance(state.tenancy, _Once):
+        raise ConfigurationError(
+            "a MultiTenantSQLAlchemy has its tenants in SQLALCHEMY_BINDS and needs no Tenantry; "
+            "give Tenantry(db=...) a flask_sqlalchemy.SQLAlchemy"
+        )
     if app not in db._app_engines:
         if not app.config.get("SQLALCHEMY_DATABASE_URI"):
             app.config["SQLALCHEMY_DATABASE_URI"] = _UNSET_URI
@@ -115,7 +125,12 @@ class _Routed(_Base):
         factory = scoped.session_factory
         if isinstance(scoped.registry, _Registry):
             return
-        maker = type(factory)
+        maker: type = type(factory)
+        if not hasattr(factory, "class_"):
+            raise ConfigurationError(
+                f"the sessions of this {type(self).__name__} come from a {maker.__name__}; "
+                "tenants need SQLAlchemy's sessionmaker"
+            )
         factory.__class__ = type(maker.__name__, (_SessionMaker, maker), {})
         scoped.registry = _Registry(self, factory, scoped.registry.scopefunc)
 
@@ -248,13 +263,7 @@ class _Registry(ScopedRegistry[Any]):
 class MultiTenantSQLAlchemy(_Routed, SQLAlchemy):
     """Flask-SQLAlchemy's class with tenants in ``SQLALCHEMY_BINDS``, chosen in each request.
 
-    ::
-
-        db = MultiTenantSQLAlchemy(app)
-
-        @app.before_request
-        def before_request():
-            db.choose_tenant(request.args["tenant"])
+    A ``before_request`` function calls :meth:`choose_tenant`, with what the request says.
 
     Every bind is a tenant unless a model names it as its ``__bind_key__``. That holds where
     ``SQLALCHEMY_DATABASE_URI`` is not set. Where it is, the class is exactly Flask-SQLAlchemy's,
