@@ -29,18 +29,24 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Session, selectinload
 
 from tenantry.errors import BudgetExhaustedError, ServerUnavailableError
-from tests.places import Author, Note
-
-NOTES = Note.metadata.tables["notes"]
 
 SEEDED = 5
 """Each tenant starts with notes 1 to 5 of its author 1."""
+
+
+@dataclass(frozen=True)
+class Models:
+    """The mapped classes: an author with *name*, and notes with *tenant*, *body*, *author*."""
+
+    author: Any
+    note: Any
 
 
 class Subject(Protocol):
     """What is tortured: a way to a tenant's session, and an administrator's view of the truth."""
 
     tenant_ids: Sequence[str]
+    models: Models
 
     def session(self, tenant_id: str) -> AbstractContextManager[Session]:
         """A session of the tenant, as an application opens it."""
@@ -132,7 +138,9 @@ class Ledger:
     sets and lists grow by single operations, counts under a lock.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, models: Models) -> None:
+        self.author, self.note = models.author, models.note
+        self.notes = models.note.__table__
         self.acknowledged: set[str] = set()
         self.never: set[str] = set()
         self.foreign: list[str] = []
@@ -163,29 +171,33 @@ def look(session: Session, tenant_id: str, ledger: Ledger, dice: random.Random) 
     how = dice.choice(("get", "select", "core", "text", "lazy", "eager", "refresh", "query"))
     seen: list[str | None] = []
     if how == "get":
-        note = session.get(Note, number)
+        note = session.get(ledger.note, number)
         seen = [note.tenant if note else "nobody (row missing)"]
     elif how == "select":
-        seen += session.scalars(select(Note.tenant).where(Note.id <= number))
+        seen += session.scalars(select(ledger.note.tenant).where(ledger.note.id <= number))
     elif how == "core":
-        rows = session.connection().execute(select(NOTES.c.tenant).limit(number))
+        rows = session.connection().execute(select(ledger.notes.c.tenant).limit(number))
         seen += rows.scalars()
     elif how == "text":
         seen += session.scalars(text(f"SELECT tenant FROM notes WHERE id = {number}"))
     elif how == "lazy":
-        note = session.get(Note, number)
+        note = session.get(ledger.note, number)
         seen = [note.author.name if note and note.author else "nobody (row missing)"]
     elif how == "eager":
-        found = select(Note).options(selectinload(Note.author)).where(Note.id == number)
+        found = (
+            select(ledger.note)
+            .options(selectinload(ledger.note.author))
+            .where(ledger.note.id == number)
+        )
         for note in session.scalars(found):
             seen += [note.tenant, note.author.name if note.author else None]
     elif how == "refresh":
-        note = session.get(Note, number)
+        note = session.get(ledger.note, number)
         if note is not None:
             session.refresh(note)
             seen = [note.tenant]
     else:
-        seen += [row.name for row in session.query(Author).filter_by(id=1)]
+        seen += [row.name for row in session.query(ledger.author).filter_by(id=1)]
     ledger.saw(tenant_id, how, seen or ["nobody (no rows)"])
 
 
@@ -194,12 +206,12 @@ def write(session: Session, tenant_id: str, ledger: Ledger, dice: random.Random)
     key = ledger.key(tenant_id)
     how = dice.choice(("add", "add", "insert", "core"))
     if how == "add":
-        session.add(Note(tenant=tenant_id, body=key, author_id=1))
+        session.add(ledger.note(tenant=tenant_id, body=key, author_id=1))
         session.flush()
     elif how == "insert":
-        session.execute(insert(Note), [{"tenant": tenant_id, "body": key}])
+        session.execute(insert(ledger.note), [{"tenant": tenant_id, "body": key}])
     else:
-        session.connection().execute(NOTES.insert(), {"tenant": tenant_id, "body": key})
+        session.connection().execute(ledger.notes.insert(), {"tenant": tenant_id, "body": key})
     return key
 
 
@@ -217,7 +229,7 @@ def read_only(session: Session, tenant_id: str, ledger: Ledger, dice: random.Ran
 
 
 def read_over_ends(session: Session, tenant_id: str, ledger: Ledger, dice: random.Random) -> None:
-    kept = session.get(Note, 1)
+    kept = session.get(ledger.note, 1)
     session.commit()
     look(session, tenant_id, ledger, dice)
     session.rollback()
@@ -255,7 +267,7 @@ def savepoint(session: Session, tenant_id: str, ledger: Ledger, dice: random.Ran
 def error(session: Session, tenant_id: str, ledger: Ledger, dice: random.Random) -> None:
     ledger.never.add(write(session, tenant_id, ledger, dice))
     try:
-        session.execute(insert(Note), [{"id": 1, "tenant": tenant_id}])
+        session.execute(insert(ledger.note), [{"id": 1, "tenant": tenant_id}])
     except IntegrityError:
         session.rollback()
     else:  # pragma: no cover - the table has lost its row
@@ -267,12 +279,14 @@ def error(session: Session, tenant_id: str, ledger: Ledger, dice: random.Random)
 def change(session: Session, tenant_id: str, ledger: Ledger, dice: random.Random) -> None:
     number = dice.randint(1, SEEDED)
     if dice.random() < 0.5:
-        note = session.get(Note, number)
+        note = session.get(ledger.note, number)
         assert note is not None
         ledger.saw(tenant_id, "change", [note.tenant])
         note.body = f"{tenant_id} changed"
     else:
-        session.execute(update(Note).where(Note.id == number).values(body=f"{tenant_id} changed"))
+        session.execute(
+            update(ledger.note).where(ledger.note.id == number).values(body=f"{tenant_id} changed")
+        )
     session.commit()
 
 
@@ -282,7 +296,7 @@ def abandon(session: Session, tenant_id: str, ledger: Ledger, dice: random.Rando
 
 
 def count(session: Session, tenant_id: str, ledger: Ledger, dice: random.Random) -> None:
-    foreign = select(func.count()).select_from(Note).where(Note.tenant != tenant_id)
+    foreign = select(func.count()).select_from(ledger.note).where(ledger.note.tenant != tenant_id)
     if found := session.scalar(foreign):
         ledger.foreign.append(f"count: {tenant_id} counted {found} foreign rows")
 
@@ -333,7 +347,7 @@ class _Run:
     def __init__(self, subject: Subject, plan: Plan) -> None:
         self.subject = subject
         self.plan = plan
-        self.ledger = Ledger()
+        self.ledger = Ledger(subject.models)
         self.report = Report()
         self._left = itertools.count()
         self._stop = threading.Event()
@@ -437,7 +451,7 @@ class _Run:
             for attempt in (1, 2, 3):  # a connection that died while idle is an error once
                 with contextlib.suppress(*([DBAPIError] if attempt < 3 else [])):
                     async with self.subject.asession(tenant_id) as session:
-                        await session.scalars(select(Note.tenant).limit(1))
+                        await session.scalars(select(self.subject.models.note.tenant).limit(1))
                         ready.release()
                         await leave.wait()
                         return
@@ -465,7 +479,7 @@ class _Run:
             with contextlib.ExitStack() as stack:
                 try:
                     session = stack.enter_context(self.subject.session(tenant_id))
-                    session.scalars(select(Note.tenant).limit(1)).all()
+                    session.scalars(select(self.subject.models.note.tenant).limit(1)).all()
                 except DBAPIError:
                     if attempt == 3:
                         raise

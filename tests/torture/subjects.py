@@ -8,81 +8,44 @@ from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from typing import Any
 
 import sqlalchemy
-from sqlalchemy import Engine, create_engine, event, text
+from sqlalchemy import ForeignKey, create_engine, event, text
 from sqlalchemy.ext.asyncio import AsyncSession
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, relationship
 
-from tenantry import Isolation, Placement, Tenancy, Tenant
-from tenantry.directory import MappingDirectory
+from tenantry import Isolation, Placement
 from tenantry.testing.address import ServerAddress
-from tests.places import Author, Base, Note, Place
-from tests.torture.harness import SEEDED
+from tests.places import Author, Note, Place
+from tests.torture.harness import SEEDED, Models
 
 ALL_NOTES = "SELECT tenant, body FROM notes"
 
 
-def seed(session: Session, tenant_id: str) -> None:
+def seed(session: Session, tenant_id: str, models: Models) -> None:
     """The rows that each tenant starts with."""
-    session.add(Author(id=1, name=tenant_id))
+    session.add(models.author(id=1, name=tenant_id))
     session.flush()
-    session.add_all(
-        [Note(id=n, tenant=tenant_id, body="seed", author_id=1) for n in range(1, SEEDED + 1)]
-    )
-    session.commit()
-
-
-def renamed(session: Session, tenant_id: str) -> None:
-    """Make a copy of another tenant's seeded rows this tenant's."""
-    session.execute(text("UPDATE notes SET tenant = :id"), {"id": tenant_id})
-    session.execute(text("UPDATE authors SET name = :id"), {"id": tenant_id})
+    for number in range(1, SEEDED + 1):
+        session.add(models.note(id=number, tenant=tenant_id, body="seed", author_id=1))
+    session.flush()
     if session.get_bind().dialect.name == "postgresql":
         session.execute(text("SELECT setval('notes_id_seq', 1000)"))
     session.commit()
 
 
 class Routed:
-    """A Tenancy whose tenants have databases of their own on the server of a place."""
+    """A Tenancy whose tenants live in places of their own on the server of a place."""
+
+    models = Models(Author, Note)
 
     def __init__(self, place: Place, tenants: int, budget: int, **options: Any) -> None:
         self.place = place
         self.tenant_ids: Sequence[str] = [f"t{number:02}" for number in range(tenants)]
-        self._records = self._make_tenants()
-        servers = {"main": place.server()}
-        directory = MappingDirectory(self._records, servers=servers)
         options.setdefault("per_tenant", budget)
         options.setdefault("wait_seconds", 120)
-        self.tenancy = Tenancy(directory, servers, max_connections=budget, **options)
-
-    def _make_tenants(self) -> list[Tenant]:
-        place = self.place
-        records: list[Tenant] = []
-        for number, tenant_id in enumerate(self.tenant_ids):
-            copied = number > 0 and place.kind.server == "postgresql"
-            if copied:
-                template = records[0].placement.database
-                name = f"{template}_{number}"
-                assert place.address is not None
-                place.address.execute(f'CREATE DATABASE "{name}" TEMPLATE "{template}"')
-                place._made.append(name)
-                placement = Placement("main", Isolation.DATABASE, database=name)
-                record = Tenant(tenant_id, placement)
-            else:
-                record = place.tenant(tenant_id)
-            records.append(record)
-            engine = self._admin_engine(record)
-            with Session(engine) as session:
-                if not copied:
-                    Base.metadata.create_all(session.connection())
-                    seed(session, tenant_id)
-                renamed(session, tenant_id)
-            engine.dispose()
-        return records
-
-    def _admin_engine(self, tenant: Tenant) -> Engine:
-        if self.place.address is None:
-            return create_engine(f"sqlite:///{self.place.folder}/{tenant.placement.database}")
-        url = self.place.address.url(database=tenant.placement.database)
-        return create_engine(url, poolclass=sqlalchemy.NullPool)
+        self.tenancy = place.tenancy(*self.tenant_ids, max_connections=budget, **options)
+        for tenant_id in self.tenant_ids:
+            with self.session(tenant_id) as session:
+                seed(session, tenant_id, self.models)
 
     @contextlib.contextmanager
     def session(self, tenant_id: str) -> Iterator[Session]:
@@ -98,20 +61,25 @@ class Routed:
             yield session
 
     def audit(self) -> Iterable[tuple[str, str, str]]:
-        for record in self._records:
-            database = record.placement.database
-            if self.place.address is None:
-                file = sqlite3.connect(f"{self.place.folder}/{database}")
-                rows: list[Any] = file.execute(ALL_NOTES).fetchall()
-                file.close()
-            else:
-                rows = self.place.address.execute(ALL_NOTES, database)
-            for tenant_id, body in rows:
-                yield record.id, tenant_id, body
+        for tenant in self.tenancy.tenants():
+            for tenant_id, body in self._rows(tenant.placement):
+                yield tenant.id, tenant_id, body
+
+    def _rows(self, placement: Placement) -> list[Any]:
+        """All notes in a place, read behind the Tenancy's back."""
+        if self.place.address is None:
+            file = sqlite3.connect(f"{self.place.folder}/{placement.database}")
+            with contextlib.closing(file):
+                return file.execute(ALL_NOTES).fetchall()
+        if placement.isolation is Isolation.DATABASE:
+            return self.place.address.execute(ALL_NOTES, placement.database)
+        if self.place.kind.server == "mariadb":
+            return self.place.address.execute(ALL_NOTES, placement.schema)
+        return self.place.execute(f'SELECT tenant, body FROM "{placement.schema}".notes')
 
     @property
     def _databases(self) -> str:
-        return ", ".join(f"'{record.placement.database}'" for record in self._records)
+        return ", ".join(f"'{name}'" for name in self.place._made)
 
     def kill_one(self) -> int:
         return kill_one(self.place.address, self._databases)
@@ -166,11 +134,32 @@ def idle_in_transaction(address: ServerAddress | None, databases: str) -> int:
     return int(address.execute(query)[0][0])
 
 
+class PlainBase(DeclarativeBase):
+    """Models of an application that knows no tenantry."""
+
+
+class PlainAuthor(PlainBase):
+    __tablename__ = "authors"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    name: Mapped[str]
+
+
+class PlainNote(PlainBase):
+    __tablename__ = "notes"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    tenant: Mapped[str]
+    body: Mapped[str]
+    author_id: Mapped[int | None] = mapped_column(ForeignKey("authors.id"))
+    author: Mapped[PlainAuthor | None] = relationship()
+
+
 class LeakyPath:
     """The recipe that people copy: a schema per tenant and ``SET search_path``, no reset.
 
     It is here to prove that the harness sees what it is meant to see.
     """
+
+    models = Models(PlainAuthor, PlainNote)
 
     def __init__(self, address: ServerAddress, database: str, tenants: int, budget: int) -> None:
         self.tenant_ids: Sequence[str] = [f"t{number:02}" for number in range(tenants)]
@@ -186,8 +175,8 @@ class LeakyPath:
             with Session(self._engine) as session:
                 session.execute(text(f"CREATE SCHEMA {tenant_id}"))
                 session.execute(text(f"SET search_path TO {tenant_id}"))
-                Base.metadata.create_all(session.connection())
-                seed(session, tenant_id)
+                PlainBase.metadata.create_all(session.connection())
+                seed(session, tenant_id, self.models)
         self._engine.dispose()
 
     def _took(self, *_: object) -> None:

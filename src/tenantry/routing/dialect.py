@@ -67,6 +67,13 @@ def _watched(base: Any) -> Any:
                 super().do_rollback(dbapi_connection)
                 _ended(dbapi_connection)
 
+        def is_disconnect(self, e: Any, connection: Any, cursor: Any) -> bool:
+            # asyncpg says the latter of a connection that the server has ended, as long as it
+            # has not read the end itself; whatever else it may mean, it is in doubt.
+            return bool(super().is_disconnect(e, connection, cursor)) or (
+                "another operation" in str(e) and "is in progress" in str(e)
+            )
+
         def do_execute(
             self, cursor: Any, statement: str, parameters: Any, context: Any = None
         ) -> None:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import socket
+from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy.util import LRUCache
@@ -412,7 +413,7 @@ def _autocommit(record: BucketRecord, value: bool) -> None:
 def _execute(record: BucketRecord, statement: str) -> None:
     connection: Any = record.dbapi_connection
     if record.driver == "asyncpg":
-        connection.run_async(lambda raw: raw.execute(statement))
+        _await_asyncpg(connection, lambda raw: raw.execute(statement))
     elif record.driver == "psycopg":
         # Never prepared: several statements cannot be, and a reset would deallocate itself.
         if record.is_async:
@@ -425,6 +426,14 @@ def _execute(record: BucketRecord, statement: str) -> None:
             cursor.execute(statement)
         finally:
             cursor.close()
+
+
+def _await_asyncpg(connection: Any, call: Callable[[Any], Awaitable[object]]) -> None:
+    """Its errors as SQLAlchemy makes them of asyncpg's: PEP 249's, which everybody expects."""
+    try:
+        connection.run_async(call)
+    except Exception as error:
+        connection._handle_exception(error)
 
 
 def _ask(record: BucketRecord, query: str) -> tuple[Any, ...]:
@@ -458,6 +467,6 @@ def _ask_by_copy(connection: Any, query: str) -> tuple[Any, ...]:
     async def keep(data: bytes) -> None:
         received.extend(data)
 
-    connection.run_async(lambda raw: raw.copy_from_query(query, output=keep))
+    _await_asyncpg(connection, lambda raw: raw.copy_from_query(query, output=keep))
     fields = received.decode().rstrip("\n").split("\t")
     return tuple(None if field == "\\N" else field for field in fields)

@@ -239,6 +239,17 @@ class RoutedPool(Pool):
         else:
             self._budget.give_back(record, record.owner)
 
+    def _invalidate(
+        self, connection: Any, exception: BaseException | None = None, _checkin: bool = True
+    ) -> None:
+        """A lost connection says something of its own place, and nothing of other tenants'."""
+        record = getattr(connection, "_connection_record", None)
+        if isinstance(record, BucketRecord):
+            key = record.bucket_key
+            self._close_idle(lambda idle: idle.bucket_key == key, "lost")
+        if _checkin and getattr(connection, "is_valid", False):
+            connection.invalidate(exception)
+
     def _is_stale(self, record: BucketRecord) -> bool:
         return (
             record.epoch != self.epoch
