@@ -62,6 +62,12 @@ class Target:
     read_only: bool = False
 
     @property
+    def is_exclusive(self) -> bool:
+        """Whether the bucket's connections serve this tenant and generation alone."""
+        stamp = self.tenant.stamp if self.tenant is not None else None
+        return isinstance(self.bucket, tuple) and self.bucket[-1] == stamp
+
+    @property
     def owner(self) -> str:
         """Whom the budget counts the connection for."""
         return self.tenant.id if self.tenant is not None else "(shared)"

@@ -266,7 +266,7 @@ class Router:
         with self._lock:
             before = self._targets.get((tenant.id, is_async))
             self._targets[tenant.id, is_async] = target
-        if before is not None and before.bucket != target.bucket and before.switch_to is None:
+        if before is not None and before.bucket != target.bucket and before.is_exclusive:
             engine = self._engines.get((before.server.name, is_async))
             if engine is not None:
                 pool = engine.pool

@@ -246,8 +246,11 @@ class Budget:
                 bucket.warm = True
                 self._serve()
 
-    def failed(self, key: Hashable, error: Exception) -> None:
-        """A cold bucket's first connection could not be opened: tell those who wait for it."""
+    def failed(self, key: Hashable, error: Callable[[], Exception]) -> None:
+        """A cold bucket's first connection could not be opened: tell those who wait for it.
+
+        Each gets an *error* of its own: one exception raised twice would mix two tracebacks.
+        """
         with self._lock:
             bucket = self._buckets.get(key)
             if bucket is None or bucket.warm:
@@ -256,7 +259,7 @@ class Budget:
                 for waiter in [each for each in queue if each.bucket is bucket]:
                     queue.remove(waiter)
                     try:
-                        waiter.future.set_exception(error)
+                        waiter.future.set_exception(error())
                     except InvalidStateError:
                         pass
             self._waiting = OrderedDict((o, q) for o, q in self._waiting.items() if q)

@@ -16,14 +16,14 @@ import weakref
 from collections.abc import Callable, Hashable
 from concurrent.futures import Future
 from contextvars import ContextVar
+from functools import partial
 from typing import Any, cast
 
 from sqlalchemy import event
 from sqlalchemy.engine.interfaces import DBAPIConnection, Dialect
 from sqlalchemy.pool import Pool, PoolResetState
 from sqlalchemy.pool.base import ConnectionPoolEntry, _ConnectionRecord
-from sqlalchemy.util import LRUCache
-from sqlalchemy.util import concurrency
+from sqlalchemy.util import LRUCache, concurrency
 from sqlalchemy.util.concurrency import await_only, greenlet_spawn
 
 from .. import context, events
@@ -280,7 +280,7 @@ class RoutedPool(Pool):
         try:
             connection = self.open_as_known(record.target)
         except (ServerUnavailableError, PlacementMissingError) as error:
-            self._budget.failed(record.bucket_key, _same_error(error))
+            self._budget.failed(record.bucket_key, partial(_same_error, error))
             raise
         self._budget.opened(record.bucket_key)
         if events.listening():
@@ -403,7 +403,7 @@ class _AnyLoopLock:
 
 
 def _same_error(error: TenantryError) -> TenantryError:
-    """A copy for another waiter: an exception raised twice would mix two tracebacks."""
+    """A copy for another waiter."""
     copy = type(error)(str(error), tenant_id=error.tenant_id)
     copy.__cause__ = error.__cause__
     return copy
