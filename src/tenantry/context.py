@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Generator
 from contextvars import ContextVar, Token
 from types import TracebackType
 from typing import Any, TypeVar, cast
 
 from . import events
 from .errors import NoTenantError, TenantSwitchError
-from .tenant import Tenant
+from .tenant import State, Tenant
 
 __all__ = ["carry", "current", "in_shared", "nobody", "require", "shared", "use"]
 
@@ -31,6 +31,7 @@ class _Shared:
 
 
 _SHARED = _Shared()
+_READY = State.READY
 _current: ContextVar[Tenant | _Shared | None] = ContextVar("tenantry_current", default=None)
 
 
@@ -81,20 +82,32 @@ class use(_Scope):
     def __init__(self, tenant: Tenant, *, switch: bool = False) -> None:
         if not isinstance(tenant, Tenant):
             raise TypeError("use() takes a Tenant; `tenancy.use(id)` takes an id")
-        super().__init__(tenant)
+        self._value = tenant
+        self._token = None
         self._switch = switch
+
+    # Every request pays for these two, so they call as little as they can.
 
     def __enter__(self) -> Tenant:
         tenant = self._value
-        tenant.check_serving()
+        if tenant.state is not _READY:
+            tenant.check_serving()
         before = _current.get()
-        if isinstance(before, Tenant) and not self._switch and not _same(before, tenant):
+        if (
+            before is not None
+            and before is not tenant
+            and not self._switch
+            and isinstance(before, Tenant)
+            and not _same(before, tenant)
+        ):
             raise TenantSwitchError(
                 f"tenant {before.id!r} is current, {tenant.id!r} was asked for; leave the first "
                 "block, or say switch=True if the change is meant",
                 tenant_id=before.id,
             )
-        self._set()
+        if self._token is not None:
+            raise TenantSwitchError("this block was entered already; make a new one")
+        self._token = _current.set(tenant)
         if events.listening():
             events.emit(events.TenantEntered(tenant.id))
         return tenant
@@ -105,7 +118,7 @@ class use(_Scope):
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        super().__exit__(kind, error, traceback)
+        _Scope.__exit__(self, kind, error, traceback)
         if events.listening():
             events.emit(events.TenantLeft(self._value.id))
 
@@ -212,7 +225,7 @@ def carry(fn: F) -> F:
     if inspect.isgeneratorfunction(fn):
 
         @functools.wraps(fn)
-        def carried_generator(*args: Any, **kwargs: Any) -> Iterator[Any]:
+        def carried_generator(*args: Any, **kwargs: Any) -> Generator[Any, None, Any]:
             steps = fn(*args, **kwargs)
             try:
                 while True:

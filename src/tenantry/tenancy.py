@@ -454,49 +454,31 @@ class Tenancy:
         return f"Tenancy(servers={sorted(self.servers)})"
 
 
-class UseTenant:
+class UseTenant(context.use):
     """The block of :meth:`Tenancy.use`; for ``with`` and ``async with``."""
 
-    __slots__ = ("_directory", "_scope", "_switch", "_tenant")
+    __slots__ = ("_asked", "_directory")
 
     def __init__(self, directory: Directory, tenant: str | Tenant, switch: bool) -> None:
         self._directory = directory
-        self._tenant = tenant
+        self._asked = tenant
+        self._token = None
         self._switch = switch
-        self._scope: context.use | None = None
 
     def __enter__(self) -> Tenant:
-        tenant = self._tenant
-        if not isinstance(tenant, Tenant):
-            tenant = self._directory.get(tenant)
-        return self._enter(tenant)
+        asked = self._asked
+        self._value = asked if isinstance(asked, Tenant) else self._directory.get(asked)
+        return context.use.__enter__(self)
 
     async def __aenter__(self) -> Tenant:
-        tenant = self._tenant
-        if isinstance(tenant, Tenant):
-            return self._enter(tenant)
-        known = self._directory.peek(tenant)
-        if known is None:
-            known = await asyncio.to_thread(self._directory.get, tenant)
-        return self._enter(known)
-
-    def _enter(self, tenant: Tenant) -> Tenant:
-        if self._scope is not None:
-            raise TenantSwitchError("this block was entered already; make a new one")
-        scope = context.use(tenant, switch=self._switch)
-        entered = scope.__enter__()
-        self._scope = scope
-        return entered
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        scope, self._scope = self._scope, None
-        if scope is not None:
-            scope.__exit__(kind, error, traceback)
+        asked = self._asked
+        if not isinstance(asked, Tenant):
+            known = self._directory.peek(asked)
+            if known is None:
+                known = await asyncio.to_thread(self._directory.get, asked)
+            asked = known
+        self._value = asked
+        return context.use.__enter__(self)
 
     async def __aexit__(
         self,
