@@ -1,0 +1,276 @@
+"""Creating, deleting, cloning tenants, and the warm pool; whatever crashes in between."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+from sqlalchemy import text
+
+from tenantry import State, Tenancy, Tenant
+from tenantry.directory import TableDirectory
+from tenantry.errors import (
+    DuplicatePlacementError,
+    ProvisionError,
+    TenantNotReadyError,
+    UnknownTenantError,
+)
+from tenantry.fleet import (
+    Access,
+    Blueprints,
+    Outcome,
+    Place,
+    Scripts,
+    claim,
+    copying,
+    create,
+    delete,
+    fill_spares,
+    place_exists,
+    resume,
+    suspend,
+    sweep,
+)
+from tenantry.fleet.fingerprint import shape_of
+from tests.fleet.conftest import MakeFleet
+from tests.fleet.fleets import PASSWORD, ROOT, Fleet, project
+
+SMALL = {
+    "k1": "op.create_table('notes', sa.Column('id', sa.Integer, primary_key=True), "
+    "sa.Column('body', sa.String(20)))\n"
+    "op.create_index('notes_body', 'notes', ['body'])\n"
+    "op.execute(\"INSERT INTO notes VALUES (1, 'hello')\")"
+}
+
+
+def with_table(fleet: Fleet) -> Tenancy:
+    """The same servers, with a directory that is a table."""
+    servers = dict(fleet.tenancy.servers)
+    directory = TableDirectory(f"sqlite:///{fleet.folder / 'control.db'}", servers=servers)
+    directory.create_tables()
+    return Tenancy(directory, servers)
+
+
+def isolation(fleet: Fleet) -> str:
+    return "schema" if fleet.kind == "postgresql-schema" else "database"
+
+
+def make(tenancy: Tenancy, fleet: Fleet, tenant_id: str, scripts: Scripts) -> Outcome:
+    with Access(tenancy.servers) as access:
+        return create(
+            tenancy,
+            tenant_id,
+            isolation=isolation(fleet),
+            fill=[Blueprints(access, scripts).filling],
+            access=access,
+        )
+
+
+def test_create_use_suspend_resume_delete(make_fleet: MakeFleet, tmp_path: Path) -> None:
+    fleet = make_fleet(0)
+    tenancy = with_table(fleet)
+    scripts = Scripts(project(tmp_path, SMALL))
+    assert make(tenancy, fleet, "acme", scripts).status == "done"
+    assert make(tenancy, fleet, "acme", scripts).status == "unchanged"
+
+    def count(_tenant: Tenant) -> int:
+        with tenancy.session() as session:
+            return int(session.execute(text("SELECT count(*) FROM notes")).scalar_one())
+
+    seen = tenancy.each(count, tenants=["acme"]).raise_if_failed()
+    assert seen["acme"].value == 1
+    assert dict(tenancy.map(count)) == {"acme": 1}
+    suspend(tenancy, "acme")
+    assert tenancy.get("acme").state is State.SUSPENDED
+    assert [each.status for each in tenancy.each(count).outcomes] == ["skipped"]
+    resume(tenancy, "acme")
+    tenancy.close()
+    first = tenancy.get("acme")
+    with Access(tenancy.servers) as access:
+        assert place_exists(access, access.place(first))
+        assert delete(tenancy, "acme").status == "done"
+        assert not place_exists(access, access.place(first))
+    with pytest.raises(UnknownTenantError):
+        tenancy.get("acme")
+    make(tenancy, fleet, "acme", scripts)
+    again = tenancy.get("acme")
+    assert again.key != first.key
+    assert again.generation > first.generation
+    delete(tenancy, "acme")
+
+
+def test_a_place_of_somebody_else_is_never_taken(make_fleet: MakeFleet, tmp_path: Path) -> None:
+    fleet = make_fleet(1)
+    tenancy = with_table(fleet)
+    placement = fleet.tenant("t000").placement
+    with pytest.raises(ProvisionError, match="exists already"):
+        create(
+            tenancy,
+            "other",
+            isolation=placement.isolation,
+            database=placement.database,
+            schema=placement.schema,
+        )
+    assert list(tenancy.tenants()) == []
+
+
+CRASH = """
+import os, signal, sys
+from pathlib import Path
+from tenantry import Server, Tenancy, events
+from tenantry.directory import TableDirectory
+from tenantry.fleet import Access, Blueprints, Scripts, create
+folder, url, isolation, ini, number = sys.argv[1:]
+servers = {"main": Server.from_url("main", url, password_env=%r if "@" in url else None)}
+tenancy = Tenancy(TableDirectory("sqlite:///" + folder + "/control.db", servers=servers), servers)
+left = int(number)
+def crash(event):
+    global left
+    if type(event).__name__ == "Step":
+        left -= 1
+        if left == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+events.listen(crash)
+with Access(servers) as access:
+    blueprints = Blueprints(access, Scripts(ini))
+    create(tenancy, "acme", isolation=isolation, fill=[blueprints.filling], access=access)
+"""
+STEPS = ("record", "place", "filling", "open")
+
+
+@pytest.mark.parametrize(
+    "rounds",
+    [
+        pytest.param(1, id="short"),
+        pytest.param(10, id="promised", marks=[pytest.mark.long, pytest.mark.timeout(3600)]),
+    ],
+)
+def test_a_crash_at_every_step_of_create_leaves_nothing_behind(
+    make_fleet: MakeFleet, tmp_path: Path, rounds: int
+) -> None:
+    fleet = make_fleet(0)
+    tenancy = with_table(fleet)
+    ini = project(tmp_path, SMALL)
+    scripts = Scripts(ini)
+    server = fleet.tenancy.servers["main"]
+    url = server.url.render_as_string(hide_password=False)
+    arguments = [str(fleet.folder), url, isolation(fleet), str(ini)]
+    for _ in range(rounds):
+        for number, step in enumerate(STEPS, 1):
+            done = subprocess.run(
+                [sys.executable, "-c", CRASH % PASSWORD, *arguments, str(number)],
+                cwd=ROOT,
+                env=dict(os.environ),
+                capture_output=True,
+                text=True,
+                check=False,
+                timeout=120,
+            )
+            assert done.returncode == -signal.SIGKILL, done.stderr
+            tenant = tenancy.get("acme")
+            with Access(tenancy.servers) as access:
+                place = access.place(tenant)
+                if step == "open":
+                    assert tenant.state is State.READY
+                    delete(tenancy, "acme", access=access)
+                else:
+                    assert tenant.state is State.CREATING
+                    with pytest.raises(TenantNotReadyError), tenancy.use("acme"):
+                        pass
+                    swept = sweep(tenancy, access=access)
+                    assert [each.status for each in swept] == ["done"]
+                assert not place_exists(access, place)
+            assert list(tenancy.tenants()) == []
+    # And it can be finished instead of taken back.
+    subprocess.run(
+        [sys.executable, "-c", CRASH % PASSWORD, *arguments, "2"], cwd=ROOT, check=False, timeout=60
+    )
+    assert make(tenancy, fleet, "acme", scripts).status == "done"
+    assert tenancy.get("acme").state is State.READY
+    delete(tenancy, "acme")
+
+
+def test_two_that_create_the_same_tenant(make_fleet: MakeFleet, tmp_path: Path) -> None:
+    """One does, the other finds it done or is told to wait; never two places."""
+    fleet = make_fleet(0)
+    tenancy = with_table(fleet)
+    scripts = Scripts(project(tmp_path, SMALL))
+    results: list[object] = []
+
+    def work() -> None:
+        try:
+            results.append(make(tenancy, fleet, "acme", scripts).status)
+        except (ProvisionError, DuplicatePlacementError) as error:
+            results.append(error)
+
+    threads = [threading.Thread(target=work) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert "done" in results
+    assert tenancy.get("acme").state is State.READY
+    delete(tenancy, "acme")
+
+
+def test_the_warm_pool_gives_each_spare_once(make_fleet: MakeFleet, tmp_path: Path) -> None:
+    fleet = make_fleet(0)
+    tenancy = with_table(fleet)
+    scripts = Scripts(project(tmp_path, SMALL))
+    got: list[Tenant | None] = []
+    with Access(tenancy.servers, keep=4) as access:
+        blueprints = Blueprints(access, scripts)
+        kind = isolation(fleet)
+        made = fill_spares(tenancy, blueprints, server="main", isolation=kind, count=2)
+        assert [each.status for each in made] == ["done", "done"], made
+        assert fill_spares(tenancy, blueprints, server="main", isolation=kind, count=2) == []
+
+        def sign_up(number: int) -> None:
+            got.append(claim(tenancy, blueprints, f"new{number}", server="main", isolation=kind))
+
+        threads = [threading.Thread(target=sign_up, args=(n,)) for n in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        claimed = [each for each in got if each is not None]
+        assert len(claimed) == 2
+        assert len({str(each.placement) for each in claimed}) == 2
+        for tenant in claimed:
+            assert tenancy.get(tenant.id).state is State.READY
+            assert (
+                shape_of(access, access.place(tenant)) == blueprints.of(access.place(tenant)).shape
+            )
+            delete(tenancy, tenant.id, access=access)
+
+
+def test_a_clone_has_the_same_tables_and_rows(make_fleet: MakeFleet, tmp_path: Path) -> None:
+    fleet = make_fleet(0)
+    tenancy = with_table(fleet)
+    scripts = Scripts(project(tmp_path, SMALL))
+    make(tenancy, fleet, "acme", scripts)
+    with Access(tenancy.servers) as access:
+        source = access.place(tenancy.get("acme"))
+        for name, rows in (("full", True), ("bare", False)):
+            create(
+                tenancy,
+                name,
+                isolation=isolation(fleet),
+                fill=[copying(source, rows=rows, keep=("alembic_version",))],
+                access=access,
+            )
+            place = access.place(tenancy.get(name))
+            assert shape_of(access, place) == shape_of(access, source)
+            assert _rows(access, place) == (1 if rows else 0)
+    for name in ("acme", "full", "bare"):
+        delete(tenancy, name)
+
+
+def _rows(access: Access, place: Place) -> int:
+    with access.enter(place) as connection:
+        return int(connection.exec_driver_sql("SELECT count(*) FROM notes").scalar() or 0)
