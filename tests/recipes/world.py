@@ -167,6 +167,9 @@ def postgresql_world(address: ServerAddress, clients: Sequence[str]) -> Iterator
 
 @contextmanager
 def mariadb_world(address: ServerAddress, clients: Sequence[str]) -> Iterator[World]:
+    """Databases belong to the whole server, so their names end in a number of this world's."""
+    number = f"{os.getpid()}_{next(_numbers)}"
+    clients = [f"{client}_{number}" for client in clients]
     world = World(address, address.database, "", clients)
     try:
         for client in clients:
