@@ -76,6 +76,9 @@ def test_listeners_come_and_go_in_many_threads(heard: list[events.Event]) -> Non
     assert heard == [events.Refused("uk", "NoTenantError")]
 
 
+PLAIN = ("str", "int", "float", "bool", "tuple[str, ...]")
+
+
 def test_events_are_frozen_records_of_plain_values() -> None:
     for name in events.__all__:
         kind = getattr(events, name)
@@ -83,4 +86,12 @@ def test_events_are_frozen_records_of_plain_values() -> None:
             assert dataclasses.is_dataclass(kind)
             assert issubclass(kind, events.Event)
             kinds = {field.type for field in dataclasses.fields(kind)}
-            assert kinds <= {"str", "str | None", "float", "int", "bool", "int | None"}
+            assert kinds <= {
+                "str",
+                "str | None",
+                "float",
+                "int",
+                "bool",
+                "int | None",
+                "tuple[str, ...]",
+            }

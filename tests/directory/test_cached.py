@@ -22,7 +22,6 @@ from tenantry.errors import (
     UnknownTenantError,
     UnsupportedError,
 )
-from tests.directory.conftest import MakeTable
 from tests.directory.counting import Clock, Counting, Unversioned, Versioned, tenant
 
 
@@ -386,7 +385,7 @@ from dataclasses import replace
 from tenantry import Placement, Tenant
 from tenantry.directory import TableDirectory
 
-directory = TableDirectory(sys.stdin.readline().strip(), table_name=sys.argv[1])
+directory = TableDirectory(sys.stdin.readline().strip())
 for line in sys.stdin:
     what = line.strip()
     if what == "add":
@@ -403,12 +402,13 @@ for line in sys.stdin:
 
 
 def test_a_change_by_another_process_is_seen_in_less_than_a_second(
-    make_table: MakeTable, control_url: str
+    control_url: str,
 ) -> None:
-    inner = make_table()
+    inner = TableDirectory(control_url)
+    inner.create_tables()
     cached = CachedDirectory(inner)
     writer = subprocess.Popen(
-        [sys.executable, "-c", WRITER, "d0_tenants"],
+        [sys.executable, "-c", WRITER],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
@@ -442,4 +442,4 @@ def test_a_change_by_another_process_is_seen_in_less_than_a_second(
             assert time.time() - written < 1
         writer.stdin.close()
     assert cached.get("eu").generation == 3
-    assert isinstance(inner, TableDirectory)
+    inner.close()

@@ -134,7 +134,7 @@ VALUES = st.recursive(
     lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
     max_leaves=4,
 )
-MAPPINGS = st.dictionaries(st.sampled_from(["tenant", "org"]) | st.text(), VALUES)
+MAPPINGS = st.dictionaries(st.sampled_from(["tenant", "org"]) | st.text(), VALUES, max_size=3)
 
 
 @given(

@@ -155,7 +155,10 @@ def place_of(placement: Placement, server: Server) -> tuple[str, ...]:
 
 def _file(database: str, server: Server) -> str:
     root = server.root
-    file = root if "\0" in database else (root / database).resolve()
+    try:
+        file = (root / database).resolve()
+    except (ValueError, OSError):  # a NUL, half a character, a circle of links
+        file = root
     if root not in file.parents:
         raise ConfigurationError(
             f"the file {shown(database)} lies outside the root of server {server.name!r}; name a "
