@@ -53,9 +53,9 @@ def their_source(folder: Path) -> Path:
 def results(source: Path, *options: str) -> dict[str, str]:
     """Test -> how it ended: ``passed``, or how it failed and the class of the error."""
     report = source / "report.xml"
+    command = [sys.executable, "-m", "pytest", "tests", "-p", "no:cacheprovider"]
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "tests", "-p", "no:cacheprovider"]
-        + [f"--junitxml={report}", *options],
+        [*command, f"--junitxml={report}", *options],
         cwd=source,
         env={**os.environ, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "PYTHONPATH": str(HERE)},
         capture_output=True,
