@@ -13,7 +13,6 @@ import click
 
 from .. import fleet
 from ..errors import CallerError, ConfigurationError
-from ..fleet.application import project_settings
 from . import render
 from .options import (
     Application,
@@ -51,7 +50,7 @@ def find_config(given: str | None) -> Path:
     """
     if given:
         return Path(given)
-    settings, home = project_settings()
+    settings, home = fleet.project_settings()
     if "alembic" in settings:
         return home / str(settings["alembic"])
     for candidate in ("alembic.ini", "migrations/alembic.ini"):
@@ -67,7 +66,7 @@ def find_config(given: str | None) -> Path:
 
 def find_journal(given: str | None) -> fleet.Journal:
     """The journal: *given*, named in ``pyproject.toml``, or a file in this folder."""
-    settings, home = project_settings()
+    settings, home = fleet.project_settings()
     named = given or settings.get("journal")
     if named is None:
         named = str(home / DEFAULT_JOURNAL)

@@ -24,8 +24,7 @@ from rich.progress import (
 )
 from rich.table import Table
 
-from ..fleet import Outcome, Report
-from ..fleet.runner import OnOutcome
+from ..fleet import OnOutcome, Outcome, Report
 
 __all__ = ["brief", "document", "finish", "progress", "report", "say", "summary", "table"]
 

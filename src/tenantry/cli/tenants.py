@@ -9,12 +9,18 @@ from typing import Any
 import click
 
 from .. import fleet
-from ..directory.static import MappingDirectory
+from ..directory import MappingDirectory
 from ..errors import CallerError, TenantryError, UnknownTenantError
-from ..fleet import Access, Outcome, Report, run_all
-from ..fleet.application import import_named, project_settings
-from ..fleet.provision import authority
-from ..fleet.runner import attempt
+from ..fleet import (
+    Access,
+    Outcome,
+    Report,
+    attempt,
+    authority,
+    import_named,
+    project_settings,
+    run_all,
+)
 from ..orm import TenantSession
 from ..tenancy import Tenancy
 from ..tenant import Isolation, State, Tenant

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import MissingDependencyError
 from .access import Access, Place
-from .application import Source, find_source, project_settings
+from .application import Source, find_source, import_named, project_settings
 from .doctor import Diagnosis, Finding, diagnose, drifted
 from .journal import Journal, Run
 from .places import drop_place, make_place, place_exists
-from .provision import Step, create, delete, is_durable, resume, suspend, sweep
-from .runner import Outcome, Report, each, map_tenants, run_all
+from .provision import Fill, Step, authority, create, delete, is_durable, resume, suspend, sweep
+from .runner import OnOutcome, Outcome, Report, attempt, each, map_tenants, run_all
 from .selection import Selection
 from .work import call, run_program, sql
 
@@ -28,9 +28,11 @@ __all__ = [
     "Blueprint",
     "Blueprints",
     "Diagnosis",
+    "Fill",
     "Finding",
     "Journal",
     "MigrationStatus",
+    "OnOutcome",
     "Outcome",
     "Place",
     "Report",
@@ -40,6 +42,8 @@ __all__ = [
     "Settings",
     "Source",
     "Step",
+    "attempt",
+    "authority",
     "call",
     "claim",
     "copying",
@@ -51,6 +55,7 @@ __all__ = [
     "each",
     "fill_spares",
     "find_source",
+    "import_named",
     "is_durable",
     "make_place",
     "map_tenants",

@@ -126,6 +126,7 @@ def create(
                 _check_new(access, tenant, place)
                 known = _writable(tenancy).add(tenant)
                 _say(known, "create", "record", began)
+            place = access.place(known)  # the steps are told the tenant as it is recorded
             if _is_whole(access, known, place):
                 return Outcome(tenant_id, "unchanged", time.perf_counter() - began, _plan(known))
             _build(tenancy, access, known, place, fill)
