@@ -68,13 +68,18 @@ FAULTS = [
         "DROP POLICY more ON notes",
     ),
     (
-        "ALTER POLICY tenantry_fence ON notes USING (tenant_id = NULLIF(current_setting("
-        "'tenantry.tenant', true), '') OR current_setting('tenantry.tenant', true) = '')",
+        (
+            "ALTER POLICY tenantry_fence ON notes USING (tenant_id = NULLIF(current_setting("
+            "'tenantry.tenant', true), '') OR current_setting('tenantry.tenant', true) = '')"
+        ),
         "empty_passes",
         "",
     ),
     (
-        "ALTER POLICY tenantry_fence ON notes USING (current_setting('tenantry.tenant') = tenant_id)",
+        (
+            "ALTER POLICY tenantry_fence ON notes "
+            "USING (current_setting('tenantry.tenant') = tenant_id)"
+        ),
         "empty_passes",
         "",
     ),
@@ -110,8 +115,10 @@ FAULTS = [
     ),
     ("CREATE UNIQUE INDEX ix_body ON notes (body)", "key", "DROP INDEX ix_body"),
     (
-        "CREATE UNIQUE INDEX ix_id ON authors (id); ALTER TABLE notes ADD CONSTRAINT fk "
-        "FOREIGN KEY (author_id) REFERENCES authors (id)",
+        (
+            "CREATE UNIQUE INDEX ix_id ON authors (id); ALTER TABLE notes ADD CONSTRAINT fk "
+            "FOREIGN KEY (author_id) REFERENCES authors (id)"
+        ),
         "foreign_key",
         "ALTER TABLE notes DROP CONSTRAINT fk; DROP INDEX ix_id",
     ),

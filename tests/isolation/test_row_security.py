@@ -266,7 +266,8 @@ ATTACKS = [
             (
                 "CREATE TEMP TABLE seen (body text) ;; "
                 "CREATE FUNCTION pg_temp.peek(text) RETURNS boolean LANGUAGE plpgsql "
-                "COST 0.0000001 AS $$ BEGIN INSERT INTO pg_temp.seen VALUES ($1); RETURN true; END $$ ;; "
+                "COST 0.0000001 "
+                "AS $$ BEGIN INSERT INTO pg_temp.seen VALUES ($1); RETURN true; END $$ ;; "
                 "SELECT 1 FROM notes WHERE pg_temp.peek(body) ;; SELECT body FROM seen"
             ),
         ),

@@ -7,6 +7,8 @@ Sources: PostgreSQL manual, *Row Security Policies*, *Rules and Privileges*, *CR
 versions of :data:`MINIMUM_MINORS` are from PostgreSQL's security page.
 """
 
+# ruff: noqa: S608  # the questions are put together from constants of this module
+
 from __future__ import annotations
 
 import json
@@ -184,7 +186,8 @@ CHECKS: tuple[Check, ...] = (
         "key",
         "a unique key without the tenant column tells of other tenants' rows: {object}",
         "SELECT mine.name || ': ' || i.indexrelid::regclass FROM mine JOIN pg_index i "
-        "ON i.indrelid = mine.oid WHERE i.indisunique AND NOT CAST(:columns AS jsonb) ->> mine.name "
+        "ON i.indrelid = mine.oid WHERE i.indisunique "
+        "AND NOT CAST(:columns AS jsonb) ->> mine.name "
         f"= ANY ({_COLUMNS.format(table='mine.oid', keys='i.indkey')})",
         "put the tenant column into it, as rows_metadata(metadata) does",
     ),
@@ -202,7 +205,8 @@ CHECKS: tuple[Check, ...] = (
         "the login may do more with a table than read and write rows: {object}",
         "SELECT c.name || ': ' || p FROM here c, me, "
         "unnest(ARRAY['TRUNCATE', 'REFERENCES', 'TRIGGER']) p WHERE c.name = ANY (:known) "
-        "AND NOT pg_has_role(me.oid, c.relowner, 'MEMBER') AND has_table_privilege(me.oid, c.oid, p)",
+        "AND NOT pg_has_role(me.oid, c.relowner, 'MEMBER') "
+        "AND has_table_privilege(me.oid, c.oid, p)",
     ),
     Check(
         "sequence",

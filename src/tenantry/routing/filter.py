@@ -46,6 +46,7 @@ _HARMLESS = re.compile(
     rf"(?:\s*,\s*(?:\*|\d+|{_NAME}(?:\s+(?:asc|desc))?))*\s*",
     re.IGNORECASE,
 )
+_WORD = re.compile(r"\s*\w+\s*")
 _HINT = re.compile(r"\s*(?:use|force|ignore)\s+(?:index|key)\s*\([\w\s,`]*\)\s*|\s*", re.IGNORECASE)
 _OPERATOR = re.compile(r"(?!.*(?:--|/\*|#\s))[^\w\s'\"`();,]{1,4}|[a-z]{2,8}(?: [a-z]{2,5})?", re.I)
 
@@ -230,7 +231,16 @@ def _compiler(base: Any) -> Any:
 
         def visit_textclause(self, textclause: Any, *args: Any, **options: Any) -> Any:
             self._check_text(textclause.text)
+            if options.get("asfrom"):
+                self.unkept = _TEXT
             return super().visit_textclause(textclause, *args, **options)
+
+        def _generate_prefixes(self, stmt: Any, prefixes: Any, **options: Any) -> Any:
+            # Suffixes as well: they may stand behind a FROM.
+            for prefix, *_ in prefixes:
+                if _WORD.fullmatch(str(getattr(prefix, "text", ""))) is None:
+                    self.unkept = _TEXT
+            return super()._generate_prefixes(stmt, prefixes, **options)
 
         def visit_tstring(self, tstring: Any, *args: Any, **options: Any) -> Any:
             self.unkept = _TEXT

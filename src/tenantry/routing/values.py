@@ -74,8 +74,8 @@ def _given(statement: Insert | Update, column: Column[Any], rows: Iterable[Any])
     for row in rows:
         if isinstance(row, Mapping):
             yield from (row[name] for name in names & row.keys())
-    position = list(statement.table.c.keys()).index(column.key) if statement.table.c else 0
     for many in getattr(statement, "_multi_values", ()):
+        position = list(statement.table.c.keys()).index(column.key)
         for row in many:
             if isinstance(row, Mapping):
                 yield from (value for name, value in row.items() if _names(name, names, column))
