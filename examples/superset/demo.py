@@ -28,7 +28,8 @@ def main() -> None:
     python = superset_python()
     if Path(sys.executable) != python:
         os.execv(python, [str(python), str(Path(__file__)), *sys.argv[1:]])
-    run()
+    with contextlib.suppress(KeyboardInterrupt):
+        run()
 
 
 def run() -> None:
@@ -68,8 +69,7 @@ def run() -> None:
         print(f"\n  Superset itself: {superset.url}")
         print(f"    admin  password {superset.passwords['admin']}   reads the reference, hq")
         print("\n  Ctrl-C ends everything.", flush=True)
-        with contextlib.suppress(KeyboardInterrupt):
-            threading.Event().wait()
+        threading.Event().wait()
 
 
 def serve(port: int) -> None:

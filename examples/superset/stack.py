@@ -83,6 +83,7 @@ def running_superset(
         worker: list[str | Path] = [
             *(python, "-m", "celery", "--app", "superset.tasks.celery_app:app", "worker"),
             *("--pool", "threads", "--concurrency", "4", "--without-gossip", "--without-mingle"),
+            *("--loglevel", "info"),
         ]
         with contextlib.ExitStack() as stack:
             if log is not None:

@@ -71,7 +71,7 @@ CUSTOM_SECURITY_MANAGER = OwnManager
 
 
 def own_mutator(uri, params, username, security_manager, source):
-    connect_args = {**params.get("connect_args", {}), "application_name": "own-mutator"}
+    connect_args = {**params.get("connect_args", {}), "options": "-cbytea_output=escape"}
     return uri, {**params, "connect_args": connect_args}
 
 

@@ -1,8 +1,9 @@
 """What a warm chart request costs, inside Superset's own process; started by test_overhead.py.
 
 Reads one JSON document with the requests, and prints one: for each chart the connections that
-a warm request opens to a tenant's database, and the seconds that it spends in tenantry, callees
-included, as the profiler has it (which slows our many small calls down, so it is an upper bound).
+a warm request opens to a tenant's database, and the seconds of the processor that it spends in
+tenantry, callees included, as the profiler has them (which slows our many small calls down, so it
+is an upper bound).
 """
 
 # mypy: ignore-errors
@@ -51,7 +52,7 @@ def main() -> None:
         for _ in range(asked["times"]):
             once()
         whole = (time.perf_counter() - began) / asked["times"]
-        profiler = cProfile.Profile()
+        profiler = cProfile.Profile(time.thread_time)
         profiler.enable()
         for _ in range(asked["times"]):
             once()
