@@ -100,9 +100,10 @@ class ControlDatabase:
     ) -> T:
         problem: TenantryError | None = None
         for again in (True, False):
-            finished = False
+            connected = finished = False
             try:
                 with connect() as connection:
+                    connected = True
                     result = body(connection)
                     finished = True
                 return result
@@ -113,6 +114,8 @@ class ControlDatabase:
                 again = again and not finished and getattr(error, "connection_invalidated", False)
                 problem = self._unavailable(error)
             except Exception as error:
+                if connected:
+                    raise
                 # Some drivers let errors of other kinds out while they connect.
                 problem, again = self._unavailable(error), False
             if not again:
