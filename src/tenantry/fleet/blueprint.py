@@ -106,6 +106,8 @@ class Blueprints:
     def __init__(self, access: Access, scripts: Scripts) -> None:
         self.access = access
         self.scripts = scripts
+        #: Spares that were seen free and up to date, by server and isolation.
+        self.spares: dict[tuple[str, Isolation], list[str]] = {}
         self._known: dict[tuple[Any, ...], Blueprint] = {}
         self._lock = threading.Lock()
 

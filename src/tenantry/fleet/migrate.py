@@ -330,7 +330,8 @@ def load_config(path: Path) -> Config:
     if not config.get_main_option("script_location"):
         # Flask-Migrate leaves it out and says it in its own commands.
         config.set_main_option("script_location", str(file.parent).replace("%", "%%"))
-    if not config.get_main_option("sqlalchemy.url"):
+    # Alembic's template leaves "driver://user:pass@localhost/dbname" to be filled in.
+    if (config.get_main_option("sqlalchemy.url") or "driver:").startswith("driver:"):
         config.set_main_option("sqlalchemy.url", "sqlite://")  # offline, for its name only
     return config
 

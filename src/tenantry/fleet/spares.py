@@ -70,6 +70,7 @@ def fill_spares(
     for place in stale:
         began = time.perf_counter()
         drop_place(access, place)
+        blueprints.spares.pop((server, kind), None)
         outcomes.append(Outcome(_name(place), "done", time.perf_counter() - began, "dropped"))
     for _ in range(count - len(ready)):
         name = f"{PREFIX}{secrets.token_hex(6)}"
@@ -77,6 +78,7 @@ def fill_spares(
 
         def body(place: Place = place) -> Any:
             blueprints.make(place)
+            blueprints.spares.setdefault((server, kind), []).append(_name(place))
             return "done", "made"
 
         outcomes.append(attempt(name, body))
@@ -102,13 +104,24 @@ def claim(
     directory = authority(tenancy)
     if not is_durable(tenancy):
         raise ConfigurationError("only a directory that lasts, such as a TableDirectory, records")
-    where = _server(tenancy, server)
-    ready, _ = _sorted(tenancy, blueprints, where, Isolation(isolation))
-    secrets.SystemRandom().shuffle(ready)
-    for place in ready:
+    where, kind = _server(tenancy, server), Isolation(isolation)
+    known = blueprints.spares.setdefault((server, kind), [])
+    looked = False
+    while True:
+        try:
+            name = known.pop()
+        except IndexError:
+            if looked:
+                return None
+            # Looked at and compared once; from then on a sign-up is one line in the directory.
+            ready, _ = _sorted(tenancy, blueprints, where, kind)
+            known += [_name(place) for place in ready]
+            secrets.SystemRandom().shuffle(known)
+            looked = True
+            continue
         tenant = Tenant(
             tenant_id,
-            _placement(where, Isolation(isolation), _name(place)),
+            _placement(where, kind, name),
             State.READY,
             attributes or {},
             identifiers=tuple(identifiers),
@@ -117,10 +130,10 @@ def claim(
             recorded: Tenant = tenancy.directory.add(tenant)  # type: ignore[attr-defined]
         except DuplicatePlacementError:
             if _is_known(directory, tenant):
+                known.append(name)
                 raise
             continue  # another sign-up was faster with this one
         return recorded
-    return None
 
 
 def _is_known(directory: Any, tenant: Tenant) -> bool:

@@ -1,0 +1,459 @@
+"""One new revision, status, and a new tenant, over a thousand tenants; contestants in one run.
+
+``python -m benchmarks fleet`` (``--quick`` for a tenth of the tenants). Own servers, with fsync.
+The revision adds a column and an index to a small table. CPU is the server's, per tenant.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import sqlite3
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+from alembic import command
+from alembic.config import Config
+from alembic.runtime.environment import EnvironmentContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import event
+
+from tenantry import Placement, Server, Tenancy, Tenant
+from tenantry.directory import MappingDirectory, TableDirectory
+from tenantry.fleet import (
+    Access,
+    Blueprints,
+    Scripts,
+    Settings,
+    claim,
+    delete,
+    diagnose,
+    fill_spares,
+    make_place,
+    migrate_tenants,
+    migration_status,
+)
+from tenantry.testing.address import ServerAddress
+from tenantry.testing.postgresql import find_binaries, running_postgresql
+from tests.fleet.fleets import EXAMPLE, project
+
+REVISIONS = {
+    "r1": "op.create_table('things', sa.Column('id', sa.Integer, primary_key=True), "
+    "sa.Column('name', sa.String(80)))",
+    "r2": "op.add_column('things', sa.Column('colour', sa.String(20)))\n"
+    "op.create_index('things_colour', 'things', ['colour'])",
+}
+SQL = """\
+ALTER TABLE things ADD COLUMN colour VARCHAR(20);
+CREATE INDEX things_colour ON things (colour);
+UPDATE alembic_version SET version_num = 'r2' WHERE version_num = 'r1';
+"""
+UNDO = """\
+DO $$ DECLARE s text; BEGIN FOR s IN SELECT nspname FROM pg_namespace WHERE nspname ~ '^t[0-9]' LOOP
+EXECUTE format('ALTER TABLE %I.things DROP COLUMN IF EXISTS colour', s);
+EXECUTE format('UPDATE %I.alembic_version SET version_num = ''r1''', s);
+END LOOP; END $$"""
+
+
+@contextmanager
+def counting() -> Iterator[list[str]]:
+    """The statements that SQLAlchemy sends meanwhile."""
+    seen: list[str] = []
+
+    def note(_conn: Any, _cursor: Any, statement: str, *_: Any) -> None:
+        seen.append(statement)
+
+    event.listen(sa.Engine, "before_cursor_execute", note)
+    try:
+        yield seen
+    finally:
+        event.remove(sa.Engine, "before_cursor_execute", note)
+
+
+def server_cpu(port: int) -> float:
+    """Seconds of CPU of the PostgreSQL on *port* and all its children, dead ones too."""
+    ticks = os.sysconf("SC_CLK_TCK")
+    total = 0.0
+    stats: dict[int, list[str]] = {}
+    for folder in Path("/proc").iterdir():
+        if folder.name.isdigit():
+            try:
+                stat = (folder / "stat").read_text()
+            except OSError:
+                continue
+            stats[int(folder.name)] = stat.rpartition(")")[2].split()
+    for pid, fields in stats.items():
+        try:
+            words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+        except OSError:
+            continue
+        if b"-p" in words and str(port).encode() in words and b"postgres" in words[0]:
+            total += sum(int(each) for each in fields[11:15])
+            total += sum(int(f[11]) + int(f[12]) for f in stats.values() if int(f[1]) == pid)
+    return total / ticks
+
+
+def timed(action: Callable[[], Any]) -> float:
+    began = time.perf_counter()
+    action()
+    return time.perf_counter() - began
+
+
+def row(what: str, seconds: float, count: int, base: float | None, note: str = "") -> None:
+    ratio = f"{base / seconds:6.2f}x" if base else "       "
+    print(f"{what:<58} {seconds:8.2f} s {count / seconds:9.1f}/s {ratio} {note}", flush=True)
+
+
+def context_upgrade(arguments: tuple[str, str, list[str]]) -> int:
+    """A hand-written migrator: scripts loaded once, one MigrationContext per schema."""
+    ini, url, schemas = arguments
+    config = Config(ini)
+    script = ScriptDirectory.from_config(config)
+    engine = sa.create_engine(url)
+    with engine.connect() as connection:
+        for schema in schemas:
+            if engine.dialect.name == "postgresql":
+                connection.execute(sa.text(f'SET search_path TO "{schema}"'))
+                connection.commit()
+            with EnvironmentContext(
+                config, script, fn=lambda rev, _: script._upgrade_revs("head", rev)
+            ) as environment:
+                environment.configure(connection=connection)
+                with environment.begin_transaction():
+                    environment.run_migrations()
+    engine.dispose()
+    return len(schemas)
+
+
+def schemas(count: int) -> None:
+    folder = Path(tempfile.mkdtemp())
+    ini = project(folder, REVISIONS)
+    scripts = Scripts(ini)
+    with running_postgresql(settings={"fsync": "on", "full_page_writes": "on"}) as address:
+        ids = [f"t{number:04}" for number in range(count)]
+        server = Server.from_url("main", address.url("postgresql+psycopg"))
+        tenants = [Tenant(each, Placement("main", "schema", None, each)) for each in ids]  # type: ignore[arg-type]
+        tenancy = Tenancy(MappingDirectory(tenants), {"main": server})
+        with Access(tenancy.servers, keep=4) as access:
+            made = timed(lambda: [make_place(access, access.place(each)) for each in tenants])
+        row(f"create {count} schemas", made, count, None)
+        first = Settings("r1")
+        row(
+            "tenantry migrate, first revision",
+            timed(lambda: migrate_tenants(tenancy, scripts, settings=first).raise_if_failed()),
+            count,
+            None,
+        )
+
+        print(f"\nOne revision (column and index), {count} schemas; x: psql serial")
+        psql = find_binaries() / "psql"
+        base = cpu_base = None
+        if psql.exists():
+            file = folder / "all.sql"
+            file.write_text(
+                "".join(f'BEGIN;\nSET LOCAL search_path TO "{e}";\n{SQL}COMMIT;\n' for e in ids)
+            )
+            base, cpu_base = contest(
+                "psql -f, a transaction per schema, serial",
+                lambda: run_psql(psql, address, file),
+                address,
+                count,
+                None,
+                None,
+            )
+        for workers in (1, 4, 8):
+            contest(
+                f"tenantry migrate, {workers} workers",
+                lambda workers=workers: migrate_tenants(  # type: ignore[misc]
+                    tenancy, scripts, workers=workers, canary=0
+                ).raise_if_failed(),
+                address,
+                count,
+                base,
+                cpu_base,
+            )
+        parts = [ids[number::4] for number in range(4)]
+        url = address.url("postgresql+psycopg").render_as_string(hide_password=False)
+        plain = plain_project(folder)
+
+        def processes() -> None:
+            with ProcessPoolExecutor(4) as pool:
+                list(pool.map(context_upgrade, [(str(plain), url, part) for part in parts]))
+
+        contest(
+            "MigrationContext, scripts loaded once, 4 processes",
+            processes,
+            address,
+            count,
+            base,
+            cpu_base,
+        )
+        some = ids[: max(10, count // 20)]
+        config = Config(str(plain))
+
+        def loop() -> None:
+            for each in some:
+                config.attributes["url"] = address.url("postgresql+psycopg").update_query_dict(
+                    {"options": f"-csearch_path={each}"}
+                )
+                command.upgrade(config, "head")
+
+        contest(
+            f"loop over command.upgrade ({len(some)} of them)",
+            loop,
+            address,
+            len(some),
+            base and base * len(some) / count,
+            cpu_base,
+        )
+
+        migrate_tenants(tenancy, scripts, canary=0).raise_if_failed()
+        print(f"\nNothing to do, {count} schemas")
+        with counting() as statements:
+            seconds = timed(lambda: migration_status(tenancy, scripts))
+        row("tenantry status", seconds, count, None, f"{len(statements)} statements")
+        with counting() as statements:
+            seconds = timed(lambda: migrate_tenants(tenancy, scripts).raise_if_failed())
+        row("tenantry migrate", seconds, count, None, f"{len(statements)} statements")
+        row(
+            "loop over command.upgrade, the same",
+            timed(loop) * count / len(some),
+            count,
+            None,
+            f"scaled from {len(some)}",
+        )
+        row("tenantry doctor", timed(lambda: diagnose(tenancy)), count, None)
+        new_tenants(address, folder)
+
+
+def contest(
+    what: str,
+    action: Callable[[], Any],
+    address: ServerAddress,
+    count: int,
+    base: float | None,
+    cpu_base: float | None,
+) -> tuple[float, float]:
+    address.execute(UNDO)
+    address.execute("CHECKPOINT")
+    before = server_cpu(address.port)
+    seconds = timed(action)
+    cpu = (server_cpu(address.port) - before) / count * 1000
+    ratio = f", {cpu / cpu_base:.2f}x" if cpu_base else ""
+    row(what, seconds, count, base, f"server CPU {cpu:.2f} ms{ratio}")
+    return seconds, cpu
+
+
+def run_psql(psql: Path, address: ServerAddress, file: Path, *options: str) -> None:
+    subprocess.run(
+        [
+            *(psql, "-X", "-q", "-v", "ON_ERROR_STOP=1", *options, "-f", file),
+            *("-h", address.host, "-p", str(address.port), "-U", address.user, address.database),
+        ],
+        env={**os.environ, "PGPASSWORD": address.password},
+        stdout=subprocess.DEVNULL,
+        check=True,
+    )
+
+
+def plain_project(folder: Path) -> Path:
+    """The same revisions with an ``env.py`` as Alembic's own template writes it."""
+    home = folder / "plain"
+    shutil.copytree(folder / "migrations", home)
+    (home / "env.py").write_text(
+        "from alembic import context\n"
+        "from sqlalchemy import create_engine, pool\n"
+        "engine = create_engine(context.config.attributes['url'], poolclass=pool.NullPool)\n"
+        "with engine.connect() as connection:\n"
+        "    context.configure(connection=connection)\n"
+        "    with context.begin_transaction():\n"
+        "        context.run_migrations()\n"
+    )
+    ini = folder / "plain.ini"
+    ini.write_text(f"[alembic]\nscript_location = {home}\npath_separator = os\n")
+    return ini
+
+
+def new_tenants(address: ServerAddress, folder: Path) -> None:
+    """A tenant with 20 tables: the example's thirty revisions."""
+    print("\nA new tenant with 20 tables, best of 5")
+    sys.path.insert(0, str(EXAMPLE))
+    from shop import Base  # type: ignore[import-not-found]
+
+    scripts = Scripts(EXAMPLE / "alembic.ini")
+    url = address.url("postgresql+psycopg")
+    engine = sa.create_engine(url)
+    server = Server.from_url("main", url)
+    directory = TableDirectory(url, servers={"main": server})
+    directory.create_tables()
+    tenancy = Tenancy(directory, {"main": server})
+    numbers = iter(range(10_000))
+
+    def create_all() -> None:
+        name = f"a{next(numbers)}"
+        with engine.begin() as connection:
+            connection.execute(sa.text(f"CREATE SCHEMA {name}"))
+            connection.execute(sa.text(f"SET LOCAL search_path TO {name}"))
+            Base.metadata.create_all(connection)
+
+    base = best(create_all)
+    print(f"{'metadata.create_all in a schema':<58} {base * 1000:8.1f} ms")
+    with Access(tenancy.servers, keep=4) as access:
+        blueprints = Blueprints(access, scripts)
+
+        def place(name: str, isolation: str) -> Any:
+            where = Placement(
+                "main",
+                isolation,
+                name if isolation == "database" else None,  # type: ignore[arg-type]
+                name if isolation == "schema" else None,
+            )
+            return access.place(Tenant(name, where))
+
+        statements = blueprints.of(place("b0", "schema")).statements
+        psql = find_binaries() / "psql"
+        if psql.exists():
+
+            def by_psql() -> None:
+                name = f"p{next(numbers)}"
+                file = folder / "one.sql"
+                file.write_text(
+                    f"CREATE SCHEMA {name};SET search_path TO {name};\n"
+                    + "".join(f"{each};\n" for each in statements)
+                )
+                run_psql(psql, address, file, "-1")
+
+            one = best(by_psql)
+            print(
+                f"{'psql -1 -f, the same statements':<58} {one * 1000:8.1f} ms "
+                f"{one / base:6.3f}x create_all"
+            )
+        made = best(lambda: blueprints.make(place(f"b{next(numbers)}", "schema")))
+        against = f" {made / one:6.2f}x psql" if psql.exists() else ""
+        print(
+            f"{'tenantry, from the blueprint, compared':<58} {made * 1000:8.1f} ms "
+            f"{made / base:6.3f}x create_all{against}"
+        )
+        fill_spares(tenancy, blueprints, server="main", isolation="schema", count=6)
+        got = best(
+            lambda: claim(
+                tenancy, blueprints, f"c{next(numbers)}", server="main", isolation="schema"
+            )
+        )
+        print(
+            f"{'tenantry, from a warm spare (schema)':<58} {got * 1000:8.1f} ms "
+            f"{got / base:6.3f}x create_all"
+        )
+        with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+            blueprints.make(place("template_shop", "database"))
+            access.close()
+            template = best(
+                lambda: connection.exec_driver_sql(
+                    f"CREATE DATABASE d{next(numbers)} TEMPLATE template_shop"
+                )
+            )
+        print(f"{'CREATE DATABASE ... TEMPLATE':<58} {template * 1000:8.1f} ms")
+        fill_spares(tenancy, blueprints, server="main", isolation="database", count=6)
+        got = best(lambda: claim(tenancy, blueprints, f"e{next(numbers)}", server="main"))
+        print(
+            f"{'tenantry, from a warm spare (database)':<58} {got * 1000:8.1f} ms "
+            f"{got / template:6.3f}x TEMPLATE"
+        )
+    engine.dispose()
+
+
+def best(action: Callable[[], Any]) -> float:
+    return min(timed(action) for _ in range(5))
+
+
+def files(count: int) -> None:
+    print(f"\nSQLite, {count} files, one revision; x: a serial sqlite3 script")
+    folder = Path(tempfile.mkdtemp())
+    ini = project(folder, REVISIONS)
+    scripts = Scripts(ini)
+    root = folder / "files"
+    root.mkdir()
+    server = Server.from_url("main", f"sqlite:///{root}")
+    names = [f"t{number:04}" for number in range(count)]
+    tenants = [Tenant(each, Placement("main", database=f"{each}.db")) for each in names]
+    tenancy = Tenancy(MappingDirectory(tenants), {"main": server})
+    with Access(tenancy.servers) as access:
+        row(
+            "create, empty",
+            timed(lambda: [make_place(access, access.place(t)) for t in tenants]),
+            count,
+            None,
+        )
+    first = Settings("r1")
+    row(
+        "tenantry migrate, first revision",
+        timed(lambda: migrate_tenants(tenancy, scripts, settings=first).raise_if_failed()),
+        count,
+        None,
+    )
+    fresh = folder / "fresh"
+    shutil.copytree(root, fresh)
+
+    def again() -> None:
+        for each in names:
+            shutil.copyfile(fresh / f"{each}.db", root / f"{each}.db")
+        os.sync()
+
+    def script() -> None:
+        for each in names:
+            connection = sqlite3.connect(root / f"{each}.db", isolation_level=None)
+            connection.executescript(f"BEGIN;\n{SQL}COMMIT;")
+            connection.close()
+
+    base = timed(script)
+    row("sqlite3 script, serial", base, count, base)
+    for workers in (4, 8):
+        again()
+        row(
+            f"tenantry migrate, {workers} workers",
+            timed(
+                lambda w=workers: migrate_tenants(
+                    tenancy, scripts, workers=w, canary=0
+                ).raise_if_failed()  # type: ignore[misc]
+            ),
+            count,
+            base,
+        )
+    again()
+    plain = plain_project(folder)
+
+    def contexts() -> None:
+        for each in names:
+            context_upgrade((str(plain), f"sqlite:///{root / each}.db", [each]))
+
+    row("MigrationContext, serial", timed(contexts), count, base)
+    row("tenantry status", timed(lambda: migration_status(tenancy, scripts)), count, None)
+    row(
+        "tenantry delete",
+        timed(lambda: [delete(tenancy, each) for each in tenancy.tenants()]),
+        count,
+        None,
+    )
+
+
+def main() -> None:
+    """Print the tables."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="a tenth of the tenants")
+    count = 100 if parser.parse_args().quick else 1000
+    print(f"load {os.getloadavg()[0]:.1f}, {os.cpu_count()} cores, SQLAlchemy {sa.__version__}")
+    schemas(count)
+    files(count)
+
+
+if __name__ == "__main__":
+    main()

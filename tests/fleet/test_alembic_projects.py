@@ -1,0 +1,141 @@
+"""Alembic as it is: templates nobody touched, Flask-Migrate's, and the one line in ``env.py``."""
+
+from __future__ import annotations
+
+import io
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import flask_migrate
+import pytest
+from alembic import command
+from alembic.config import Config
+from flask import Flask
+from flask_sqlalchemy import SQLAlchemy
+
+from tenantry import Tenancy
+from tenantry.errors import ConfigurationError
+from tenantry.fleet import Scripts, migrate_tenants, migration_status, new_revision
+from tests.fleet.fleets import EXAMPLE, Fleet, fleet_of, project
+
+REVISION = """
+import sqlalchemy as sa
+from alembic import op
+revision = "one"
+down_revision = None
+def upgrade():
+    op.create_table("notes", sa.Column("body", sa.String(20)))
+def downgrade():
+    op.drop_table("notes")
+"""
+
+
+@pytest.fixture
+def fleet(tmp_path: Path) -> Iterator[Fleet]:
+    with fleet_of("sqlite", 2, tmp_path, None) as made:
+        yield made
+
+
+def test_a_project_that_knows_nothing_of_tenants(fleet: Fleet, tmp_path: Path) -> None:
+    home = tmp_path / "plain"
+    config = Config(str(tmp_path / "plain.ini"), stdout=io.StringIO())
+    command.init(config, str(home))
+    (home / "versions" / "one.py").write_text(REVISION, encoding="utf-8")
+    scripts = Scripts(tmp_path / "plain.ini")
+    assert migrate_tenants(fleet.tenancy, scripts).ok
+    assert fleet.rows("t001", "SELECT version_num FROM alembic_version") == [("one",)]
+
+
+def test_the_version_table_of_env_py_is_used(fleet: Fleet, tmp_path: Path) -> None:
+    ini = project(tmp_path, {"one": "op.create_table('notes', sa.Column('a', sa.Integer))"})
+    (tmp_path / "migrations" / "env.py").write_text(
+        "from alembic import context\n"
+        "context.configure(dialect_name='sqlite', version_table='shop_version')\n"
+        "context.run_migrations()\n",
+        encoding="utf-8",
+    )
+    assert migrate_tenants(fleet.tenancy, Scripts(ini)).ok
+    assert fleet.rows("t000", "SELECT version_num FROM shop_version") == [("one",)]
+
+
+@pytest.mark.filterwarnings("ignore:'get_engine' is deprecated")  # Flask-Migrate's template
+def test_flask_migrate_as_it_is(fleet: Fleet, tmp_path: Path) -> None:
+    app = Flask("shop", root_path=str(tmp_path))
+    app.config["SQLALCHEMY_DATABASE_URI"] = "sqlite://"
+    db = SQLAlchemy(app)
+    flask_migrate.Migrate(app, db, directory=str(tmp_path / "migrations"))
+    with app.app_context():
+        flask_migrate.init(directory=str(tmp_path / "migrations"))
+        (tmp_path / "migrations" / "versions" / "one.py").write_text(REVISION, encoding="utf-8")
+        scripts = Scripts(tmp_path / "migrations")
+        assert migrate_tenants(fleet.tenancy, scripts).ok
+        assert [each.behind for each in migration_status(fleet.tenancy, scripts)] == [0, 0]
+        db.engine.dispose()
+    with pytest.raises(ConfigurationError, match=r"env\.py fails"):
+        Scripts(tmp_path / "migrations")  # outside of the application it cannot run
+
+
+def test_plain_alembic_works_on_one_tenant(fleet: Fleet, tmp_path: Path) -> None:
+    ini = project(tmp_path)
+
+    def alembic(*arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "alembic", "-c", str(ini), *arguments],
+            env={**os.environ},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    on_one = ("-x", f"file={fleet.file}", "-x", "tenant=t000")
+    done = alembic(*on_one, "upgrade", "head")
+    assert done.returncode == 0, done.stderr
+    found = migration_status(fleet.tenancy, Scripts(ini))
+    assert [each.behind for each in found] == [0, 30]
+    assert "0030" in alembic(*on_one, "current").stdout
+    sql = alembic(*on_one, "upgrade", "0001:0002", "--sql")
+    assert "CREATE TABLE addresses" in sql.stdout, sql.stderr
+    nobody = alembic("-x", f"file={fleet.file}", "upgrade", "head")
+    assert "say which tenant" in nobody.stderr
+
+
+def test_autogenerate_compares_with_a_reference_tenant(fleet: Fleet, tmp_path: Path) -> None:
+    ini = project(tmp_path)
+    scripts = Scripts(ini)
+    migrate_tenants(fleet.tenancy, scripts, tenants=[fleet.tenant("t000")]).raise_if_failed()
+    shop = tmp_path / "example" / "shop.py"
+    shop.write_text(
+        shop.read_text(encoding="utf-8")
+        + '\n\nclass Gift(Row, Base):\n    __tablename__ = "gifts"\n',
+        encoding="utf-8",
+    )
+    # In a process of its own: this one may have imported the example's module before.
+    source = (
+        "import sys\nfrom tenantry import Tenancy\nfrom tenantry.fleet import new_revision\n"
+        "print(new_revision(Tenancy.from_file(sys.argv[1]), sys.argv[2], 'gifts', tenant='t000', "
+        "autogenerate=True)[0])\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", source, str(fleet.file), str(ini)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    written = Path(done.stdout.strip().splitlines()[-1]).read_text(encoding="utf-8")
+    assert "create_table('gifts'" in written.replace('"', "'")
+    assert "drop_table" in written
+
+
+def test_autogenerate_needs_somebody_to_compare_with(tmp_path: Path) -> None:
+    ini = project(tmp_path, {})
+    empty = Tenancy.from_mapping({"servers": {"main": {"url": "sqlite:///nowhere"}}})
+    with pytest.raises(ConfigurationError, match="no ready tenant"):
+        new_revision(empty, ini, "nothing", autogenerate=True)
+
+
+def test_the_example_has_thirty_revisions() -> None:
+    assert len(list((EXAMPLE / "migrations" / "versions").glob("*.py"))) == 30
