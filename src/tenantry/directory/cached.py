@@ -205,6 +205,8 @@ class CachedDirectory:
         assert self._ask_version is not None
         memory = self._memory
         started = self._clock()
+        if started < memory.fresh_until:
+            return  # somebody was done between our look and our turn
         version = self._ask_version()
         if version == memory.version:
             memory.fresh_until = started + self._max_age
