@@ -46,6 +46,7 @@ COMMANDS: Mapping[str, tuple[str, str, str]] = {
     "sql": ("work", "sql", "Run one SQL statement in each tenant."),
     "shell": ("work", "shell", "A Python shell inside one tenant."),
     "doctor": ("doctor", "doctor", "Compare the directory with the servers."),
+    "rows": ("rows", "rows", "Row-level security of tables that tenants share."),
     "demo": ("demo", "demo", "A web application with three tenants, on this machine."),
     "superset": ("superset", "superset", "Databases and users of tenants in Apache Superset."),
 }

@@ -1,0 +1,136 @@
+"""``tenantry rows``: the statements first, then in one transaction, then checked."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from tenantry import Isolation, Tenancy
+from tenantry.cli.main import tenantry
+from tenantry.testing.address import ServerAddress
+from tests.places import PASSWORD, Kind, Place, made
+
+MODELS = """
+from sqlalchemy import String
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+from tenantry.orm import TenantRows
+
+class Base(DeclarativeBase):
+    pass
+
+class Plant(TenantRows, Base):
+    __tablename__ = "plants"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    name: Mapped[str] = mapped_column(String(40), unique=True)
+"""
+
+
+@pytest.fixture
+def place(
+    postgresql: ServerAddress, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Place]:
+    """A table of one tenant as it was before, a file of tenants and a module of models."""
+    kind = Kind("postgresql", "psycopg", isolation=Isolation.ROWS)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("APP_PASSWORD", PASSWORD)
+    monkeypatch.setenv("OWNER_PASSWORD", postgresql.password)
+    with made(kind, tmp_path, postgresql) as place:
+        place.execute("CREATE TABLE plants (id serial PRIMARY KEY, name varchar(40) UNIQUE)")
+        place.execute("INSERT INTO plants (name) VALUES ('fern')")
+        app = place.server().url.render_as_string(hide_password=True)
+        owner = postgresql.url("postgresql+psycopg")._replace(password=None)
+        (tmp_path / "green_models.py").write_text(MODELS)
+        (tmp_path / "tenants.toml").write_text(
+            f"""
+            [servers.main]
+            url = "{app}"
+            password_env = "APP_PASSWORD"
+            admin_url = "{owner.render_as_string()}"
+            admin_password_env = "OWNER_PASSWORD"
+            [tenants.uk]
+            isolation = "rows"
+            [tenants.aus]
+            isolation = "rows"
+            [tenants.apart]
+            database = "apart"
+            """
+        )
+        yield place
+    sys.modules.pop("green_models", None)
+
+
+def run(*words: str) -> Result:
+    words = ("--file", "tenants.toml", "rows", *words, "--metadata", "green_models:Base.metadata")
+    return CliRunner().invoke(tenantry, list(words))
+
+
+def names(tenant_id: str) -> list[str]:
+    import green_models  # type: ignore[import-not-found]
+    from sqlalchemy import select
+
+    tenancy = Tenancy.from_file("tenants.toml")
+    try:
+        with tenancy.use(tenant_id), tenancy.session() as session:
+            return list(session.scalars(select(green_models.Plant.name)))
+    finally:
+        tenancy.close()
+
+
+def test_adopt_policies_and_check(place: Place) -> None:
+    shown = run("adopt", "--tenant", "uk")
+    assert shown.exit_code == 0, shown.output
+    assert 'ALTER TABLE "public"."plants" ADD COLUMN IF NOT EXISTS "tenant_id"' in shown.stdout
+    assert "SET \"tenant_id\" = 'uk'" in shown.stdout
+    assert "nothing was changed" in shown.stderr
+    before = run("check", "--json")
+    assert before.exit_code == 1
+    codes = {finding["code"] for finding in json.loads(before.stdout)["findings"]}
+    assert codes >= {"not_enabled", "no_policy", "key"}
+
+    done = run("adopt", "--tenant", "uk", "--yes")
+    assert done.exit_code == 0, done.output
+    assert names("uk") == ["fern"]
+    assert names("aus") == []
+    clean = run("check")
+    assert (clean.exit_code, clean.stdout) == (0, "")
+    assert "no way around row-level security is open" in clean.stderr
+
+    place.execute("ALTER TABLE plants NO FORCE ROW LEVEL SECURITY")
+    found = run("check")
+    assert found.exit_code == 1
+    assert "not_forced" in found.stdout
+    assert run("policies", "--yes").exit_code == 0
+    assert run("check").exit_code == 0
+
+
+def test_a_statement_that_fails_leaves_nothing_done(place: Place) -> None:
+    place.execute("INSERT INTO plants (name) VALUES (repeat('x', 40))")
+    place.execute("ALTER TABLE plants ADD COLUMN tenant_id integer")
+    failed = run("adopt", "--tenant", "uk", "--yes")
+    assert failed.exit_code != 0
+    assert place.execute("SELECT count(*) FROM pg_policies")[0][0] == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("adopt", "--tenant", "apart"), "does not live in rows"),
+        (("adopt", "--tenant", "nobody"), "no tenant"),
+    ],
+)
+def test_wrong_use_is_named(place: Place, words: tuple[str, ...], message: str) -> None:
+    answer = run(*words)
+    assert answer.exit_code == 2
+    assert message in answer.stderr
+
+
+def test_metadata_must_be_one(place: Place) -> None:
+    words = ["--file", "tenants.toml", "rows", "check", "--metadata", "green_models:Base"]
+    answer = CliRunner().invoke(tenantry, words)
+    assert answer.exit_code == 2
+    assert "not a MetaData" in answer.stderr
