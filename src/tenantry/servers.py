@@ -16,7 +16,7 @@ from typing import Any, NoReturn
 
 from sqlalchemy.engine import URL, make_url
 
-from .errors import ConfigurationError, MissingVariableError, bare_errors
+from .errors import ConfigurationError, MissingVariableError, TenantryError, bare_errors
 from .tenant import Switch
 
 __all__ = ["Secret", "Server"]
@@ -235,15 +235,30 @@ class Server:
 
     def url_with_secrets(self, url: URL) -> URL:
         """*url* with this server's secrets filled in, for the driver and nobody else."""
-        if self.role_password is not None and url.username != self.url.username:
-            url = url.set(password=self.role_password(str(url.username)))
+        role_password = self.role_password
+        if role_password is not None and url.username != self.url.username:
+            role = str(url.username)
+            url = url.set(password=self._read(lambda: role_password(role)))
         elif self.password is not None:
-            url = url.set(password=self.password.reveal())
+            url = url.set(password=self._read(self.password.reveal))
         if self.secret_query:
             url = url.update_query_dict(
-                {key: secret.reveal() for key, secret in self.secret_query.items()}
+                {key: self._read(secret.reveal) for key, secret in self.secret_query.items()}
             )
         return url
+
+    def _read(self, reveal: Callable[[], str]) -> str:
+        """What *reveal* gives. Its own errors may repeat a secret, so they go no further."""
+        try:
+            return reveal()
+        except TenantryError:
+            raise
+        except Exception as error:
+            kind = type(error).__name__
+        raise ConfigurationError(
+            f"the password of server {self.name!r} could not be read ({kind}); "
+            "try its source by itself"
+        )
 
     def __repr__(self) -> str:
         return f"Server({self.name!r}, {self.url.drivername}, {self.address})"
