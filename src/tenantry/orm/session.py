@@ -227,6 +227,8 @@ class TenantSession(Session):
             CrossTenantError: One is another tenant's.
             TenantReadOnlyError: The tenant serves reads only for the moment.
         """
+        if self._is_clean():
+            return
         changed = [*self.new, *self.dirty, *self.deleted]
         if changed:
             self.check_current()

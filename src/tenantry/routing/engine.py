@@ -33,6 +33,8 @@ from .limits import Budget
 from .pool import BucketRecord, RoutedPool, target_of_checkout
 from .translate import translate
 
+_PINNED_ENGINES = 1000  # about 2 kB each
+
 __all__ = ["RoutedConnection", "RoutedEngine", "Router", "tenant_of_execution"]
 
 
@@ -83,12 +85,31 @@ class RoutedEngine(Engine):
     _pin: Tenant | None = None
     _pin_shared: bool = False
 
+    #: Engines pinned to a tenant, by its surrogate key: making one costs as much as a query.
+    _pinned: dict[str | None, RoutedEngine] | None = None
+
     def pinned(self, tenant: Tenant | None) -> RoutedEngine:
         """This engine for one tenant (``None``: the shared place) whoever is current."""
+        kept = self._pinned
+        key = tenant.key if tenant is not None else None
+        if kept is not None:
+            engine = kept.get(key)
+            if engine is not None and (engine._pin is tenant or engine._pin == tenant):
+                return engine
         engine = cast(RoutedEngine, self.execution_options())
         engine._pin = tenant
         engine._pin_shared = tenant is None
+        if kept is not None:
+            if len(kept) >= _PINNED_ENGINES:
+                kept.clear()
+            kept[key] = engine
         return engine
+
+    def update_execution_options(self, **options: Any) -> None:
+        """As SQLAlchemy's; holds for every tenant from then on."""
+        super().update_execution_options(**options)
+        if self._pinned is not None:
+            self._pinned.clear()
 
     def _target(self) -> Target:
         is_async = self.dialect.is_async
@@ -191,6 +212,7 @@ class Router:
         self._engine_options = dict(engine_options or {})
         self._engines: dict[tuple[str, bool], RoutedEngine] = {}
         self._primary: dict[tuple[str, bool], RoutedEngine] = {}
+        self._fronts: dict[tuple[str, bool], RoutedEngine] = {}
         self._unmet: dict[tuple[str, bool], RoutedEngine] = {}
         self._targets: dict[tuple[str | None, bool], Target] = {}
         self._pinned_tenant: str | None = None
@@ -297,6 +319,9 @@ class Router:
 
     def front(self, server: Server, is_async: bool) -> RoutedEngine:
         """The first engine of the server's kind, for whoever needs an engine and no connection."""
+        known = self._fronts.get((server.name, is_async))
+        if known is not None:
+            return known
         backend = backend_of(server)
         driver = backend.driver(server, is_async=is_async)
         kind = (f"{backend.dialect_name(server)}+{driver}", is_async)
@@ -305,6 +330,7 @@ class Router:
             if engine is None:
                 engine = self._primary[kind] = self._create(server, kind[0], is_async)
                 self._engines[server.name, is_async] = engine
+            self._fronts[server.name, is_async] = engine
         return engine
 
     def engine_for(self, target: Target) -> RoutedEngine:
@@ -372,6 +398,7 @@ class Router:
         engine.dialect.__class__ = routed_dialect_class(type(engine.dialect))
         assert isinstance(engine, RoutedEngine)
         engine._router = self
+        engine._pinned = {}
         event.listen(engine, "handle_error", translate)
         pool.driver_error = engine.dialect.loaded_dbapi.Error
         if is_async:
