@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pkgutil
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -13,9 +14,7 @@ from sqlalchemy import Connection, MetaData
 
 from .. import fleet
 from ..errors import ConfigurationError, UnsupportedError
-from ..fleet.application import import_named
-from ..isolation.policies import adoption_statements, policy_statements, rows_metadata
-from ..isolation.row_audit import audit_rows
+from ..isolation import adoption_statements, audit_rows, policy_statements, rows_metadata
 from ..servers import Server
 from ..tenant import Isolation, Tenant
 from . import render
@@ -141,7 +140,13 @@ def _metadata(name: str) -> MetaData:
     folder = str(Path.cwd())
     if folder not in sys.path:
         sys.path.insert(0, folder)
-    found = import_named(name, "the metadata")
+    try:
+        found = pkgutil.resolve_name(name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ConfigurationError(
+            f"the metadata {name} cannot be imported: {error}; write module:Base.metadata, and run "
+            "the command in the folder of the project"
+        ) from error
     if not isinstance(found, MetaData):
         raise ConfigurationError(
             f"{name} is a {type(found).__name__}, not a MetaData; write module:Base.metadata"
