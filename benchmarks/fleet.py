@@ -27,6 +27,7 @@ from alembic.runtime.environment import EnvironmentContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import event
 
+from benchmarks import fleet_django
 from tenantry import Placement, Server, Tenancy, Tenant
 from tenantry.directory import MappingDirectory, TableDirectory
 from tenantry.fleet import (
@@ -81,6 +82,7 @@ def counting() -> Iterator[list[str]]:
 
 def server_cpu(port: int) -> float:
     """Seconds of CPU of the PostgreSQL on *port* and all its children, dead ones too."""
+    time.sleep(0.5)  # a session that has just ended is counted when its process is gone
     ticks = os.sysconf("SC_CLK_TCK")
     total = 0.0
     stats: dict[int, list[str]] = {}
@@ -232,6 +234,14 @@ def schemas(count: int) -> None:
             f"scaled from {len(some)}",
         )
         row("tenantry doctor", timed(lambda: diagnose(tenancy)), count, None)
+        some_schemas = min(count, 300)
+        django = fleet_django.measure(address, some_schemas)
+        print(f"\ndjango-tenants, an equal revision, {some_schemas} schemas")
+        if isinstance(django, str):
+            print(f"left out: {django}")
+        else:
+            for what, seconds in django.items():
+                row(f"migrate_schemas, {what}", seconds, some_schemas, None)
         new_tenants(address, folder)
 
 
