@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 from urllib.parse import quote
 
-from flask import g, has_app_context
+from flask import g
 from werkzeug.local import LocalProxy
 
 from tenantry import events
@@ -39,13 +40,15 @@ def signed_in() -> Any | None:
     only ``g._login_user`` still holds the guest. If either place holds a guest, it is a guest:
     a person is never given more than the token in hand allows.
     """
-    if not has_app_context():
+    try:
+        context = g._get_current_object()
+    except RuntimeError:  # outside of any application
         return None
-    found = [_behind(getattr(g, name, None)) for name in ("user", "_login_user")]
-    for user in found:
-        if is_guest(user):
-            return user
-    return found[0] if found[0] is not None else found[1]
+    login = context.get("_login_user")
+    if is_guest(login):
+        return login
+    user = _behind(context.get("user"))
+    return user if user is not None else login
 
 
 def is_guest(user: Any) -> bool:
@@ -191,5 +194,10 @@ def scope_of(tenant: Tenant) -> str:
 
 
 def _scope(kind: str, tenant: Tenant) -> str:
-    # Quoted, a key has nothing that separates keys or means something in a Redis pattern.
-    return f"{kind}:{tenant.id}:{quote(tenant.key, safe='')}.{tenant.generation}:"
+    return f"{kind}:{tenant.id}:{_quoted(tenant.key)}.{tenant.generation}:"
+
+
+@lru_cache(maxsize=4096)
+def _quoted(key: str) -> str:
+    # Without what separates keys or means something in a Redis pattern.
+    return quote(key, safe="")
