@@ -206,6 +206,7 @@ def _went(value: Any) -> str:
 @selection_options
 @config_option
 @click.option("--to", "target", metavar="REVISION", help="Compare with this; else the newest.")
+@click.option("--drift", is_flag=True, help="Also say whose tables are not those of its revision.")
 @workers_option
 @json_option
 @application_options
@@ -213,6 +214,7 @@ def _went(value: Any) -> str:
 def status(
     application: Application,
     /,
+    drift: bool,
     config: str | None,
     target: str | None,
     workers: int,
@@ -222,7 +224,7 @@ def status(
     """Say where every tenant stands: revision, steps behind, state.
 
     Asks one set-based query per database where the server can. Ends with 1 if a tenant is
-    behind, missing, or within a revision.
+    behind, missing, within a revision, or (with --drift) unlike its revision.
     """
     began = time.perf_counter()
     known = chosen(application, options)
@@ -230,7 +232,12 @@ def status(
     found = fleet.migration_status(
         application.tenancy, scripts, tenants=known, target=target, workers=workers
     )
-    behind = [each for each in found if each.behind != 0 or each.standing.interrupted]
+    unlike = _unlike(application, scripts, found) if drift else set()
+    behind = [
+        each
+        for each in found
+        if each.behind != 0 or each.standing.interrupted or each.tenant.id in unlike
+    ]
     if as_json:
         render.document(
             {
@@ -245,6 +252,7 @@ def status(
                         "revision": each.standing.revision,
                         "behind": each.behind,
                         "interrupted": each.standing.interrupted,
+                        "drift": each.tenant.id in unlike if drift else None,
                         "error": each.standing.error,
                     }
                     for each in found
@@ -258,7 +266,7 @@ def status(
                 each.tenant.state.value,
                 each.standing.revision,
                 "?" if each.behind is None else each.behind,
-                each.standing.error or ("within a revision" if each.standing.interrupted else ""),
+                _note(each, unlike),
             ]
             for each in found
         ]
@@ -268,6 +276,27 @@ def status(
             f"in {time.perf_counter() - began:.2f} s"
         )
     render.finish(1 if behind else 0)
+
+
+def _note(status_: fleet.MigrationStatus, unlike: set[str]) -> str:
+    if status_.standing.error:
+        return status_.standing.error
+    if status_.standing.interrupted:
+        return "within a revision"
+    return "drift: see tenantry doctor --drift" if status_.tenant.id in unlike else ""
+
+
+def _unlike(
+    application: Application, scripts: fleet.Scripts, found: list[fleet.MigrationStatus]
+) -> set[str]:
+    """The ids of tenants that are not built like their revision."""
+    whole = [each for each in found if each.standing.heads and not each.standing.interrupted]
+    with fleet.Access(application.tenancy.servers, keep=4) as access:
+        places = access.places([each.tenant for each in whole])
+        standing = {each.tenant.id: each.standing.heads or () for each in whole}
+        heads = {place.key: standing[place.name] for place in places}
+        keys = fleet.Blueprints(access, scripts).unlike(places, heads)
+        return {tenant.id for place in places if place.key in keys for tenant in place.tenants}
 
 
 @click.command()

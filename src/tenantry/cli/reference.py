@@ -15,9 +15,17 @@ _HEAD = """\
 
 `pip install 'tenantry[cli]'` brings the program `tenantry` (and `python -m tenantry`). It works on
 the application that `TENANTRY_APP=module:tenancy` or `[tool.tenantry]` in `pyproject.toml` names,
-or on a file of servers and tenants given by `--file`. `tenantry.cli.main.tenants_group` gives the
-same commands to another program. Every command is a function of `tenantry.fleet`: see
-[the fleet](fleet.md).
+or on a file of servers and tenants given by `--file`. Every command is a function of
+`tenantry.fleet`: see [the fleet](fleet.md).
+
+`tenants_group` gives the same commands to another program. With it a Flask application has
+`flask tenants list`, `flask tenants migrate` and the others:
+
+```text
+from tenantry.cli.main import tenants_group
+
+app.cli.add_command(tenants_group(lambda: tenancy))
+```
 
 It ends with 0 if all is done, with 1 if some tenants failed, with 2 if it was used wrongly. Results
 go to standard output, progress and complaints to standard error; `--json` prints one document.

@@ -13,7 +13,7 @@ import contextlib
 import re
 import secrets
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +25,7 @@ from ..tenant import Isolation, Placement
 from .access import Access, Place
 from .apply import apply, send
 from .drift import Difference, creation, differences
-from .fingerprint import Shape, shape_of
+from .fingerprint import Shape, shape_of, shapes_of
 from .migrate import Scripts, offline_dialect
 from .places import drop_place, exec_all, make_place, new_file, replace_file
 from .status import heads_in
@@ -137,6 +137,19 @@ class Blueprints:
         expected = self.of(place, ",".join(heads)) if heads else None
         shape = expected.shape if expected is not None else Shape({})
         return differences(shape, shape_of(self.access, place), place.backend)
+
+    def unlike(self, places: Sequence[Place], heads: Mapping[Any, tuple[str, ...]]) -> set[Any]:
+        """The keys of those *places* that differ from what their *heads* are built like.
+
+        Catalogs are read for many places at a time; see :meth:`drift` for what differs.
+        """
+        shapes = shapes_of(self.access, places)
+        return {
+            place.key
+            for place in places
+            if shapes[place.key]
+            != (self.of(place, ",".join(heads[place.key])).shape if heads[place.key] else Shape({}))
+        }
 
     def make(self, place: Place, target: str | None = None) -> Blueprint:
         """Make *place*, which must not exist or be empty, at once, and compare what came of it.
