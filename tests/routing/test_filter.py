@@ -16,6 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import (
     Column,
+    ColumnElement,
     Engine,
     ForeignKey,
     Integer,
@@ -27,6 +28,7 @@ from sqlalchemy import (
     create_engine,
     delete,
     exists,
+    extract,
     func,
     insert,
     inspect,
@@ -42,18 +44,25 @@ from sqlalchemy import (
     update,
 )
 from sqlalchemy.dialects import mysql, sqlite
+from sqlalchemy.ext.hybrid import hybrid_property
 from sqlalchemy.orm import (
     DeclarativeBase,
     Mapped,
     Session,
     column_property,
+    joinedload,
+    lazyload,
     mapped_column,
+    relationship,
+    selectinload,
     sessionmaker,
+    with_polymorphic,
 )
+from sqlalchemy.sql import quoted_name
 
 from tenantry import Isolation, Tenancy
 from tenantry.errors import CrossTenantError, TenantryError, UnsupportedError
-from tenantry.orm import TenantRows, mark_shared
+from tenantry.orm import TenantRows, mark_shared, tenant_key
 from tests.places import Author, Base, Door, Kind, Note, Place, made
 
 KINDS = [
@@ -361,6 +370,11 @@ REFUSED: dict[str, Callable[[Session], Any]] = {
     "driver's connection": lambda s: s.connection().connection.driver_connection,
     "dbapi connection": lambda s: s.connection().connection.dbapi_connection.cursor(),  # type: ignore[union-attr]
     "bare connection": lambda s: s.get_bind().engine.raw_connection(),
+    "a connection of the pool": lambda s: s.get_bind().engine.pool.connect(),
+    "an unquoted name": lambda s: s.execute(
+        select(column(quoted_name("(SELECT max(body) FROM notes)", quote=False)))
+    ),
+    "a strange field": lambda s: s.execute(select(extract("year FROM x) , (y", Note.body))),
     "default by text": lambda s: s.execute(
         insert(
             Table(
@@ -436,6 +450,56 @@ class Dog(Animal):
     __mapper_args__ = {"polymorphic_identity": "dog"}
 
 
+class Cat(Animal):
+    __tablename__ = "cats"
+    id: Mapped[int] = mapped_column(ForeignKey("animals.id"), primary_key=True)
+    own_tenant: Mapped[str] = mapped_column(
+        String(64), default=tenant_key, info={"tenantry": "tenant"}
+    )
+    lives: Mapped[int] = mapped_column(default=9)
+    __mapper_args__ = {"polymorphic_identity": "cat"}
+
+
+friends_bare = Table(
+    "friends_bare",
+    Shapes.metadata,
+    Column("one", ForeignKey("people.id"), primary_key=True),
+    Column("other", ForeignKey("people.id"), primary_key=True),
+)
+friends = Table(
+    "friends",
+    Shapes.metadata,
+    Column("one", ForeignKey("people.id"), primary_key=True),
+    Column("other", ForeignKey("people.id"), primary_key=True),
+    Column("tenant_id", String(64), default=tenant_key, info={"tenantry": "tenant"}),
+)
+
+
+class Person(TenantRows, Shapes):
+    __tablename__ = "people"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    name: Mapped[str] = mapped_column(String(20), default="x")
+    friends: Mapped[list[Person]] = relationship(
+        secondary=friends,
+        primaryjoin=lambda: Person.id == friends.c.one,
+        secondaryjoin=lambda: Person.id == friends.c.other,
+    )
+    bare: Mapped[list[Person]] = relationship(
+        secondary=friends_bare,
+        primaryjoin=lambda: Person.id == friends_bare.c.one,
+        secondaryjoin=lambda: Person.id == friends_bare.c.other,
+    )
+
+    @hybrid_property
+    def loud(self) -> str:
+        return self.name.upper()
+
+    @loud.inplace.expression
+    @classmethod
+    def _loud(cls) -> ColumnElement[str]:
+        return func.upper(cls.name)
+
+
 class Country(Shapes):
     __tablename__ = "countries"
     __table_args__ = {"info": {"tenantry": "shared"}}
@@ -463,6 +527,60 @@ def test_a_subclass_table_without_tenant_column_is_refused(shapes: Door) -> None
         shapes.run("uk", lambda session: session.query(Dog).all())
     with pytest.raises(UnsupportedError, match="'dogs' has no tenant column"):
         shapes.run("uk", lambda session: session.add(Dog(id=1, name="x", trick="sit")))
+
+
+def test_a_subclass_with_the_column_is_kept(shapes: Door) -> None:
+    for tenant_id, number in (("uk", 1), ("aus", 2)):
+        shapes.run(
+            tenant_id,
+            lambda session, each=number: session.add(Cat(id=each, name="x")),  # type: ignore[misc]
+        )
+
+    def body(session: Session) -> list[int]:
+        every = with_polymorphic(Animal, [Cat])
+        found = [each.id for each in session.scalars(select(every))]
+        found += [each.id for each in session.query(Cat)]
+        found += session.scalars(select(Cat.__table__.c.id))
+        assert session.get(Animal, 2) is None
+        return found
+
+    assert shapes.run("uk", body) == [1, 1, 1]
+
+
+def test_many_to_many_needs_the_column(shapes: Door) -> None:
+    def befriend(session: Session) -> None:
+        two = Person(id=2)
+        session.add(Person(id=1, name="ann", friends=[two]))
+
+    shapes.run("uk", befriend)
+    shapes.run("aus", lambda session: session.add(Person(id=11, name="bob")))
+
+    def look(session: Session) -> list[list[int]]:
+        ways = (selectinload(Person.friends), joinedload(Person.friends), lazyload(Person.friends))
+        found = []
+        for way in ways:
+            session.expunge_all()
+            ann = session.scalars(select(Person).where(Person.id == 1).options(way)).unique().one()
+            found.append([each.id for each in ann.friends])
+        return found
+
+    assert shapes.run("uk", look) == [[2], [2], [2]]
+    with pytest.raises(UnsupportedError, match="'friends_bare' has no tenant column"):
+        shapes.run("uk", lambda session: session.get_one(Person, 1).bare)
+
+    def join_bare(session: Session) -> None:
+        one, two = session.get_one(Person, 1), session.get_one(Person, 2)
+        session.execute(insert(friends_bare).values(one=one.id, other=two.id))
+
+    with pytest.raises(UnsupportedError, match="'friends_bare' has no tenant column"):
+        shapes.run("uk", join_bare)
+
+
+def test_a_hybrid_is_kept(shapes: Door) -> None:
+    shapes.run("uk", lambda session: session.add(Person(id=1, name="ann")))
+    shapes.run("aus", lambda session: session.add(Person(id=2, name="ann")))
+    loud = select(Person.id).where(Person.loud == "ANN")
+    assert shapes.run("uk", lambda session: session.scalars(loud).all()) == [1]
 
 
 def test_a_column_of_a_subquery_counts_the_tenants_rows(shapes: Door) -> None:

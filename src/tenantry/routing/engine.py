@@ -315,6 +315,17 @@ class Router:
             self._targets[None, is_async] = target
         return target
 
+    def _bare_target(self, is_async: bool) -> Target:
+        """The target of ``pool.connect()``, past every engine and statement.
+
+        Raises:
+            UnsupportedError: Nothing but statements keeps the tenant's rows apart.
+        """
+        target = self.current_target(is_async)
+        if target.filter_rows and target.tenant is not None:
+            raise bare_refused(target.tenant_id)
+        return target
+
     # From a target to an engine -------------------------------------------------------------
 
     def front(self, server: Server, is_async: bool) -> RoutedEngine:
@@ -380,7 +391,7 @@ class Router:
             if option in self._engine_options
         }
         pool = RoutedPool(
-            self.budget, open_connection, lambda: self.current_target(is_async), **pool_options
+            self.budget, open_connection, lambda: self._bare_target(is_async), **pool_options
         )
         options = {
             name: value

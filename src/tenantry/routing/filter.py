@@ -25,7 +25,7 @@ from sqlalchemy.engine import Connection
 from sqlalchemy.engine.interfaces import Dialect
 from sqlalchemy.sql.dml import Insert, Update
 from sqlalchemy.sql.elements import ColumnElement
-from sqlalchemy.sql.selectable import Alias, FromClause, Join
+from sqlalchemy.sql.selectable import FromClause, FromClauseAlias, Join
 
 from ..errors import UnsupportedError
 from ..isolation import Target
@@ -251,9 +251,16 @@ def _compiler(base: Any) -> Any:
             return super().visit_textual_select(taf, *args, **options)
 
         def visit_column(self, column: Any, *args: Any, **options: Any) -> Any:
-            if column.is_literal:
+            # A name of quoted_name(..., quote=False) is text, too.
+            if column.is_literal or getattr(column.name, "quote", None) is False:
                 self._check_text(column.name)
             return super().visit_column(column, *args, **options)
+
+        def visit_extract(self, extract: Any, **options: Any) -> Any:
+            if _WORD.fullmatch(extract.field) is None:
+                self.unkept = _TEXT
+                return ""
+            return super().visit_extract(extract, **options)
 
         def _check_text(self, text: str) -> None:
             if _HARMLESS.fullmatch(text) is None:
@@ -353,7 +360,7 @@ def _kept_target(statement: Any) -> tuple[Any, set[FromClause]]:
 
 
 def _table_below(part: Any) -> Any:
-    while isinstance(part, Alias):
+    while isinstance(part, FromClauseAlias):
         part = part.element
     return part
 
