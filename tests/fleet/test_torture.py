@@ -6,8 +6,11 @@ The short forms run always; ``-m long`` runs them at the size of the promise.
 from __future__ import annotations
 
 import contextlib
+import os
 import random
+import signal
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -102,6 +105,7 @@ def _check(
     fleet: Fleet, scripts: Scripts, tenant_ids: list[str], expected: dict[str, Shape]
 ) -> None:
     """Every tenant is whole at its revision; or, where DDL commits itself, says it is within."""
+    _wait_for_the_server(fleet)
     tenants = [fleet.tenant(each) for each in tenant_ids]
     with Access(fleet.tenancy.servers, keep=2) as access:
         standings = migration_status(fleet.tenancy, scripts, tenants=tenants, access=access)
@@ -116,6 +120,26 @@ def _check(
                 assert not set(shape.tables) - {"alembic_version"}
             else:
                 assert shape == wanted, (each.tenant.id, each.standing.revision)
+
+
+def _wait_for_the_server(fleet: Fleet) -> None:
+    """It goes on with the message of a client that was killed, and then misses the client."""
+    if fleet.address is None:
+        return
+    mine = f"f{os.getpid()}!_%" if fleet.kind != "postgresql-schema" else fleet.database
+    if fleet.kind == "mariadb":
+        query = (
+            "SELECT count(*) FROM information_schema.processlist "
+            f"WHERE command = 'Query' AND db LIKE '{mine}' ESCAPE '!'"
+        )
+    else:
+        query = (
+            "SELECT count(*) FROM pg_stat_activity "
+            f"WHERE state <> 'idle' AND datname LIKE '{mine}' ESCAPE '!'"
+        )
+    deadline = time.monotonic() + 30
+    while fleet.address.execute(query) != [(0,)] and time.monotonic() < deadline:
+        time.sleep(0.05)
 
 
 def _down(fleet: Fleet, scripts: Scripts, tenant_ids: list[str]) -> None:
@@ -278,3 +302,35 @@ def test_a_migrator_in_other_processes(make_fleet: MakeFleet, tmp_path: Path, ki
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert not any(each.behind for each in migration_status(fleet.tenancy, Scripts(ini)))
+
+
+HALF = """
+import os, signal, sqlite3, sys
+connection = sqlite3.connect(sys.argv[1], isolation_level=None)
+connection.execute("PRAGMA cache_size = 1")
+connection.execute("BEGIN")
+for number in range(5000):
+    connection.execute("INSERT INTO notes VALUES (?)", ("x" * 100,))
+connection.execute("UPDATE alembic_version SET version_num = 'nonsense'")
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_a_file_left_half_written_is_read_as_it_was_before(
+    make_fleet: MakeFleet, tmp_path: Path, kind: str
+) -> None:
+    if kind != "sqlite":
+        pytest.skip("other servers roll back by themselves")
+    fleet = make_fleet(1)
+    scripts = Scripts(
+        project(tmp_path, {"m1": "op.create_table('notes', sa.Column('a', sa.String(200)))"})
+    )
+    migrate_tenants(fleet.tenancy, scripts).raise_if_failed()
+    file = fleet.place("t000").file()
+    done = subprocess.run([sys.executable, "-c", HALF, str(file)], check=False)
+    assert done.returncode == -signal.SIGKILL
+    assert file.with_name(f"{file.name}-journal").exists()
+    with Access(fleet.tenancy.servers) as access:
+        assert shapes_of(access, [access.place(fleet.tenant("t000"))])
+    assert [each.standing.heads for each in migration_status(fleet.tenancy, scripts)] == [("m1",)]
+    assert fleet.rows("t000", "SELECT count(*) FROM notes") == [(0,)]

@@ -90,7 +90,7 @@ def _copy(access: Access, source: Place, place: Place, rows: bool, keep: tuple[s
 
 def _copy_file(source: Place, place: Place, rows: bool, keep: tuple[str, ...]) -> None:
     """By SQLite's own backup: whole, also while others write."""
-    reading = sqlite3.connect(f"file:{quote(str(source.file()))}?mode=ro", uri=True, timeout=10.0)
+    reading = sqlite3.connect(f"file:{quote(str(source.file()))}?mode=rw", uri=True, timeout=10.0)
     copy = sqlite3.connect(":memory:", isolation_level=None)
     try:
         reading.backup(copy)

@@ -145,7 +145,7 @@ def _of_file(place: Place) -> Shape:
     file = place.file()
     if not file.exists():
         raise missing(place)
-    connection = sqlite3.connect(f"file:{quote(str(file))}?mode=ro", uri=True, timeout=5.0)
+    connection = sqlite3.connect(f"file:{quote(str(file))}?mode=rw", uri=True, timeout=5.0)
     try:
         return _shape(_file_items(connection))
     finally:

@@ -140,11 +140,15 @@ def _of_sets(
 
 
 def _of_file(place: Place, table: str) -> Standing:
-    """Straight from the driver: opening a file is most of the work."""
+    """Straight from the driver: opening a file is most of the work.
+
+    For reading and writing: what a killed process left half-written is rolled back by whoever
+    comes next, and only who may write can (sqlite.org/lockingv3.html, "Hot Journals").
+    """
     file = place.file()
     if not file.exists():
         return Standing()
-    connection = sqlite3.connect(f"file:{quote(str(file))}?mode=ro", uri=True, timeout=5.0)
+    connection = sqlite3.connect(f"file:{quote(str(file))}?mode=rw", uri=True, timeout=5.0)
     try:
         exists, read = read_heads(place.backend, table)
         if connection.execute(exists).fetchone() is None:
