@@ -346,3 +346,18 @@ def test_no_operation_reaches_another_tenants_row(
         (THEIRS, "aus", "aus"),
         (THEIRS + 1, "aus", "aus"),
     ]
+
+
+def test_a_connection_opened_anew_is_the_tenants(
+    place: Place, door: Door, tenancy: Tenancy
+) -> None:
+    """SQLAlchemy reconnects a Connection after its driver's connection was lost."""
+    if place.kind.is_async:
+        pytest.skip("asyncio's Connection has the same one within")
+    with tenancy.use("uk"), tenancy.engine.connect() as connection:
+        assert len(connection.execute(select(notes)).all()) == 2
+        connection.invalidate()
+        connection.rollback()
+        assert {row.tenant for row in connection.execute(select(notes))} == {"uk"}
+        assert tenancy.status()["held_by"]
+    assert tenancy.status()["held_by"] == {}

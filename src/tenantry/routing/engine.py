@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Mapping
+from contextvars import ContextVar
 from typing import Any, cast
 
 from sqlalchemy import create_engine, event
@@ -37,6 +38,8 @@ _PINNED_ENGINES = 1000  # about 2 kB each
 
 __all__ = ["RoutedConnection", "RoutedEngine", "Router", "tenant_of_execution"]
 
+_opened_anew: ContextVar[bool] = ContextVar("tenantry_opened_anew", default=False)
+
 
 class RoutedConnection(Connection):
     """SQLAlchemy's Connection, of one tenant for its whole life."""
@@ -55,6 +58,14 @@ class RoutedConnection(Connection):
             if record.target.filter_rows and record.target.tenant is not None:
                 return cast(PoolProxiedConnection, BareConnection(proxy, record.target.tenant_id))
         return proxy
+
+    def _revalidate_connection(self) -> PoolProxiedConnection:
+        # SQLAlchemy asks its engine for a bare connection; this one is for its own statements.
+        token = _opened_anew.set(True)
+        try:
+            return super()._revalidate_connection()
+        finally:
+            _opened_anew.reset(token)
 
     def _execute_context(self, *args: Any, **options: Any) -> Any:
         # SQLAlchemy wraps what is raised before a statement is sent in an error of its own, and
@@ -154,7 +165,10 @@ class RoutedEngine(Engine):
     def raw_connection(self) -> PoolProxiedConnection:
         """The driver's connection in SQLAlchemy's proxy; cleaned when it comes back."""
         target = self._target()
-        if target.filter_rows:
+        if _opened_anew.get():
+            _opened_anew.set(False)  # for this one alone
+            return self._router.engine_for(target)._checkout(target)
+        if target.filter_rows and target.tenant is not None:
             raise bare_refused(target.tenant_id)
         engine = self._router.engine_for(target)
         proxy = engine._checkout(target)
