@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -15,10 +16,12 @@ from alembic import command
 from alembic.config import Config
 from flask import Flask
 from flask_sqlalchemy import SQLAlchemy
+from sqlalchemy import Dialect, create_engine
 
 from tenantry import Tenancy
 from tenantry.errors import ConfigurationError
 from tenantry.fleet import Scripts, migrate_tenants, migration_status, new_revision
+from tenantry.fleet.migrate import offline_dialect
 from tests.fleet.fleets import EXAMPLE, Fleet, fleet_of, project
 
 REVISION = """
@@ -31,6 +34,11 @@ def upgrade():
 def downgrade():
     op.drop_table("notes")
 """
+
+
+def sqlite_dialect() -> Dialect:
+    with create_engine("sqlite://").connect() as connection:
+        return offline_dialect(connection)
 
 
 @pytest.fixture
@@ -139,3 +147,70 @@ def test_autogenerate_needs_somebody_to_compare_with(tmp_path: Path) -> None:
 
 def test_the_example_has_thirty_revisions() -> None:
     assert len(list((EXAMPLE / "migrations" / "versions").glob("*.py"))) == 30
+
+
+def write(folder: Path, name: str, body: str, *, down: str = "None", labels: str = "None") -> None:
+    (folder / "migrations" / "versions" / f"{name}.py").write_text(
+        "import uuid\nimport sqlalchemy as sa\nfrom alembic import op\n"
+        f"revision, down_revision, branch_labels = {name!r}, {down}, {labels}\n"
+        f"def upgrade():\n    {body}\n"
+        "def downgrade():\n    pass\n",
+        encoding="utf-8",
+    )
+
+
+def test_tenants_get_their_own_branch(fleet: Fleet, tmp_path: Path) -> None:
+    ini = project(tmp_path, {})
+    write(tmp_path, "t1", "op.create_table('mine', sa.Column('a', sa.Integer))", labels="'tenant'")
+    write(tmp_path, "s1", "op.create_table('ours', sa.Column('a', sa.Integer))", labels="'shared'")
+    assert migrate_tenants(fleet.tenancy, Scripts(ini)).ok
+    query = "SELECT name FROM sqlite_master WHERE type = 'table' ORDER BY 1"
+    assert fleet.rows("t000", query) == [("alembic_version",), ("mine",)]
+    # And plain Alembic gives the shared place its branch.
+    text = fleet.file.read_text(encoding="utf-8")
+    shared = tmp_path / "with_shared.toml"
+    shared.write_text(text + '[shared]\nserver = "main"\ndatabase = "shared.db"\n')
+    (tmp_path / "data" / "shared.db").touch()
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "alembic", "-c", str(ini)),
+            *("-x", f"file={shared}", "-x", "shared=1", "upgrade", "shared@head"),
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    with sqlite3.connect(tmp_path / "data" / "shared.db") as connection:
+        assert connection.execute(query).fetchall() == [("alembic_version",), ("ours",)]
+    connection.close()
+
+
+def test_what_differs_at_each_compilation_or_asks_runs_live(tmp_path: Path) -> None:
+    ini = project(tmp_path, {})
+    insert = 'op.execute("INSERT INTO t VALUES (\'" + str(uuid.uuid4()) + "\')")'
+    write(tmp_path, "u1", "op.create_table('t', sa.Column('a', sa.String(40)))")
+    write(tmp_path, "u2", insert, down="'u1'")
+    write(tmp_path, "u3", "op.get_bind()", down="'u2'")
+    write(tmp_path, "u4", "getattr(op, 'get' + '_bind')()", down="'u3'")
+    plan = Scripts(ini).plan((), "heads", sqlite_dialect())
+    assert [step.segments is None for step in plan.steps] == [False, True, True, True]
+    assert "differs" in plan.steps[1].why_online
+    assert "get_bind" in plan.steps[2].why_online
+    assert "connection" in plan.steps[3].why_online
+
+
+def test_tenants_in_rows_of_one_place_are_migrated_once(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    rows = {"server": "main", "isolation": "rows", "database": "all.db"}
+    tenancy = Tenancy.from_mapping(
+        {
+            "servers": {"main": {"url": f"sqlite:///{tmp_path / 'data'}"}},
+            "tenants": {"one": rows, "two": rows},
+        }
+    )
+    (tmp_path / "data" / "all.db").touch()
+    ini = project(tmp_path, {"w1": "op.create_table('t', sa.Column('a', sa.Integer))"})
+    report = migrate_tenants(tenancy, Scripts(ini))
+    assert report.ok
+    assert sorted(each.tenant_id for each in report.of("done")) == ["one", "two"]
