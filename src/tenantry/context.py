@@ -162,6 +162,10 @@ class _restored(_Scope):
         self._set()
 
 
+#: What :func:`current` is made of, for code in which a call counts: a tenant or something else.
+now = _current.get
+
+
 def current() -> Tenant | None:
     """The current tenant, or ``None`` when there is none or the block is shared."""
     value = _current.get()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from types import MappingProxyType
 
 from sqlalchemy.engine import URL
@@ -67,7 +68,7 @@ class Target:
         stamp = self.tenant.stamp if self.tenant is not None else None
         return isinstance(self.bucket, tuple) and self.bucket[-1] == stamp
 
-    @property
+    @cached_property
     def owner(self) -> str:
         """Whom the budget counts the connection for."""
         return self.tenant.id if self.tenant is not None else "(shared)"

@@ -148,9 +148,11 @@ class TenantSession(Session):
         Raises:
             CrossTenantError: It is.
         """
-        current = context.current()
+        current = context.now()
         own = self.tenant
-        if current is None or current is own or (own is not None and current.key == own.key):
+        if current is own or not isinstance(current, Tenant):
+            return
+        if own is not None and current.key == own.key:
             return
         raise CrossTenantError(
             f"a session of {_named(own)} was used under tenant {current.id!r}; open a session "

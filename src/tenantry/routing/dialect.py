@@ -58,14 +58,30 @@ def _watched(base: Any) -> Any:
             super().do_begin(dbapi_connection)
 
         def do_commit(self, dbapi_connection: Any) -> None:
-            if not _end(dbapi_connection, "COMMIT"):
+            record = dbapi_connection._connection_record
+            if not isinstance(record, BucketRecord):
                 super().do_commit(dbapi_connection)
-                _ended(dbapi_connection)
+                return
+            if record.armed:
+                record.lent -= 1
+                guard.end(record, "COMMIT")
+                return
+            super().do_commit(dbapi_connection)
+            record.lent -= 1
+            record.in_transaction = False
 
         def do_rollback(self, dbapi_connection: Any) -> None:
-            if not _end(dbapi_connection, "ROLLBACK"):
+            record = dbapi_connection._connection_record
+            if not isinstance(record, BucketRecord):
                 super().do_rollback(dbapi_connection)
-                _ended(dbapi_connection)
+                return
+            if record.armed:
+                record.lent -= 1
+                guard.end(record, "ROLLBACK")
+                return
+            super().do_rollback(dbapi_connection)
+            record.lent -= 1
+            record.in_transaction = False
 
         def is_disconnect(self, e: Any, connection: Any, cursor: Any) -> bool:
             # asyncpg says the latter of a connection that the server has ended, as long as it
@@ -110,23 +126,6 @@ def _reflects(owner: type, name: str) -> Any:
 
     method.__name__ = name
     return method
-
-
-def _end(dbapi_connection: Any, verb: str) -> bool:
-    """End the transaction of an armed connection; false if it is not armed."""
-    record = dbapi_connection._connection_record
-    if not isinstance(record, BucketRecord) or not record.armed:
-        return False
-    record.lent -= 1
-    guard.end(record, verb)
-    return True
-
-
-def _ended(dbapi_connection: Any) -> None:
-    record = dbapi_connection._connection_record
-    if isinstance(record, BucketRecord):
-        record.lent -= 1
-        record.in_transaction = False
 
 
 def _before_statement(context: Any, statement: str) -> None:

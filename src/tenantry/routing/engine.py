@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import weakref
 from collections.abc import Mapping
 from contextvars import ContextVar
 from typing import Any, cast
@@ -35,6 +36,7 @@ from .pool import BucketRecord, RoutedPool, target_of_checkout
 from .translate import translate
 
 _PINNED_ENGINES = 1000  # about 2 kB each
+_OWN_OF_A_VIEW = frozenset({"_pin", "_pin_shared", "_whole", "_pinned"})
 
 __all__ = ["RoutedConnection", "RoutedEngine", "Router", "tenant_of_execution"]
 
@@ -96,31 +98,47 @@ class RoutedEngine(Engine):
     _pin: Tenant | None = None
     _pin_shared: bool = False
 
-    #: Engines pinned to a tenant, by its surrogate key: making one costs as much as a query.
+    #: The engine that this is a view of, for a pinned one.
+    _whole: RoutedEngine | None = None
+    #: Views pinned to a tenant, by its surrogate key: making one costs as much as a query.
     _pinned: dict[str | None, RoutedEngine] | None = None
+    _views: weakref.WeakSet[RoutedEngine]
 
     def pinned(self, tenant: Tenant | None) -> RoutedEngine:
         """This engine for one tenant (``None``: the shared place) whoever is current."""
         kept = self._pinned
-        key = tenant.key if tenant is not None else None
-        if kept is not None:
-            engine = kept.get(key)
-            if engine is not None and (engine._pin is tenant or engine._pin == tenant):
-                return engine
-        engine = cast(RoutedEngine, self.execution_options())
-        engine._pin = tenant
-        engine._pin_shared = tenant is None
-        if kept is not None:
+        if kept is None:
+            engine = cast(RoutedEngine, self.execution_options())
+        else:
+            key = tenant.key if tenant is not None else None
+            found = kept.get(key)
+            if found is not None and (found._pin is tenant or found._pin == tenant):
+                return found
+            engine = self._view()
             if len(kept) >= _PINNED_ENGINES:
                 kept.clear()
             kept[key] = engine
+        engine._pin = tenant
+        engine._pin_shared = tenant is None
         return engine
 
-    def update_execution_options(self, **options: Any) -> None:
-        """As SQLAlchemy's; holds for every tenant from then on."""
-        super().update_execution_options(**options)
-        if self._pinned is not None:
-            self._pinned.clear()
+    def _view(self) -> RoutedEngine:
+        """The same engine once more; what is listened to or set on the one holds for both."""
+        assert self.dispatch is not None  # made when it is first asked for
+        view = RoutedEngine.__new__(RoutedEngine)
+        view.__dict__.update(self.__dict__)
+        view.__dict__.update(_whole=self, _pinned=None)
+        self._views.add(view)
+        return view
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        object.__setattr__(self, name, value)
+        if name not in _OWN_OF_A_VIEW:
+            if self._whole is not None:
+                setattr(self._whole, name, value)
+            elif self._pinned:
+                for view in list(self._views):
+                    view.__dict__[name] = value
 
     def _target(self) -> Target:
         is_async = self.dialect.is_async
@@ -139,7 +157,7 @@ class RoutedEngine(Engine):
         """
         target = self._target()
         engine = self._router.engine_for(target)
-        if _root(engine) is _root(self):
+        if engine is (self._whole or _root(self)):
             engine = self
         elif self._execution_options:
             engine = cast(RoutedEngine, engine.execution_options(**self._execution_options))
@@ -186,7 +204,7 @@ def _root(engine: Engine) -> Engine:
     """The engine itself, below any that only carry options."""
     while isinstance(engine, OptionEngineMixin):
         engine = engine._proxied
-    return engine
+    return getattr(engine, "_whole", None) or engine
 
 
 class _RoutedOptionEngine(OptionEngineMixin, RoutedEngine):
@@ -424,6 +442,7 @@ class Router:
         assert isinstance(engine, RoutedEngine)
         engine._router = self
         engine._pinned = {}
+        engine._views = weakref.WeakSet()
         event.listen(engine, "handle_error", translate)
         pool.driver_error = engine.dialect.loaded_dbapi.Error
         if is_async:

@@ -31,7 +31,7 @@ __all__ = ["Budget", "Grant"]
 Wait = Callable[["Future[Grant]", float], "Grant"]
 
 
-@dataclass(frozen=True)
+@dataclass
 class Grant:
     """Either an idle *record*, or (``None``) permission to open one.
 
@@ -96,7 +96,7 @@ class Budget:
         self._buckets: dict[Hashable, _Bucket] = {}
         self._live = 0
         self._live_on: Counter[str] = Counter()
-        self._held_by: Counter[str] = Counter()
+        self._held_by: dict[str, int] = {}
         self._idle: OrderedDict[BucketRecord, None] = OrderedDict()  # least recently used first
         self._waiting: OrderedDict[str, deque[_Waiter]] = OrderedDict()
 
@@ -108,7 +108,7 @@ class Budget:
                 "live": self._live,
                 "idle": len(self._idle),
                 "live_on": dict(+self._live_on),
-                "held_by": dict(+self._held_by),
+                "held_by": dict(self._held_by),
                 "waiting": sum(len(queue) for queue in self._waiting.values()),
             }
 
@@ -176,8 +176,8 @@ class Budget:
 
     def _exhausted(self, waiter: _Waiter) -> BudgetExhaustedError:
         with self._lock:
-            holders = (+self._held_by).most_common(5)
-            live, held = self._live, self._held_by[waiter.owner]
+            holders = Counter(self._held_by).most_common(5)
+            live, held = self._live, self._held_by.get(waiter.owner, 0)
             live_there = self._live_on[waiter.bucket.server]
         limits = [f"{live} of {self.max_connections} overall"]
         if waiter.bucket.server_limit is not None:
@@ -195,12 +195,12 @@ class Budget:
 
     def _try(self, bucket: _Bucket, owner: str) -> Grant | None:
         """A grant if the limits allow one now; the lock is held."""
-        if self._held_by[owner] >= self.per_tenant:
+        if self._held_by.get(owner, 0) >= self.per_tenant:
             return None
         if bucket.idle:
             record = bucket.idle.pop()
             del self._idle[record]
-            self._held_by[owner] += 1
+            self._held_by[owner] = self._held_by.get(owner, 0) + 1
             return Grant(record)
         if bucket.live and not bucket.warm:
             return None  # somebody is opening its first connection
@@ -222,7 +222,7 @@ class Budget:
         self._buckets[bucket.key] = bucket
         self._live += 1
         self._live_on[bucket.server] += 1
-        self._held_by[owner] += 1
+        self._held_by[owner] = self._held_by.get(owner, 0) + 1
         return Grant(None, evicted)
 
     def _evictable(self, server: str | None) -> BucketRecord | None:
@@ -270,7 +270,8 @@ class Budget:
             self._unhold(owner)
             self._buckets[record.bucket_key].idle.append(record)
             self._idle[record] = None
-            self._serve()
+            if self._waiting:
+                self._serve()
 
     def drop(self, key: Hashable, owner: str | None) -> None:
         """A connection of bucket *key*, held by *owner* (``None``: idle), exists no longer."""
@@ -369,7 +370,7 @@ class Budget:
 
     def _serve_one(self, queue: deque[_Waiter], owner: str) -> bool:
         """Let the first of *owner*'s waiters in for whom there is a connection."""
-        if self._held_by[owner] >= self.per_tenant:
+        if self._held_by.get(owner, 0) >= self.per_tenant:
             return False
         refused: set[Hashable] = set()
         for waiter in queue:

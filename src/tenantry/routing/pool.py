@@ -29,6 +29,7 @@ from sqlalchemy.util.concurrency import await_only, greenlet_spawn
 from .. import context, events
 from ..errors import CrossTenantError, PlacementMissingError, ServerUnavailableError, TenantryError
 from ..isolation import Target
+from ..tenant import Tenant
 from . import guard
 from .limits import Budget, Grant
 
@@ -127,9 +128,11 @@ class BucketRecord(_ConnectionRecord):
         Raises:
             CrossTenantError: Another tenant is current.
         """
-        current = context.current()
+        current = context.now()
         own = self.target.tenant
-        if current is None or own is None or current is own or current.key == own.key:
+        if current is own or own is None or not isinstance(current, Tenant):
+            return
+        if current.key == own.key:
             return
         raise CrossTenantError(
             f"a connection of tenant {own.id!r} was used under tenant {current.id!r}; "
@@ -184,8 +187,7 @@ class RoutedPool(Pool):
         #: Servers and databases whose row policies bind the login.
         self.policies_checked: set[tuple[str, str | None]] = set()
         self._closing: set[asyncio.Task[None]] = set()
-        self._out: weakref.WeakSet[BucketRecord] = weakref.WeakSet()
-        self._out_lock = threading.Lock()
+        self._out: set[BucketRecord] = set()
         self._retired: set[Hashable] = set()
         super().__init__(cast(Any, self._create), reset_on_return=None, **options)
         event.listen(self, "reset", self._on_reset)
@@ -223,14 +225,12 @@ class RoutedPool(Pool):
             self._budget.hand_back(Grant(grant.record), key, target.owner)
             raise
         record.lend(target)
-        with self._out_lock:
-            self._out.add(record)
+        self._out.add(record)
         return record
 
     def _do_return_conn(self, record: ConnectionPoolEntry) -> None:
         assert isinstance(record, BucketRecord)
-        with self._out_lock:
-            self._out.discard(record)
+        self._out.discard(record)
         stale = record.dbapi_connection is not None and self._is_stale(record)
         if stale:
             self._close(record, "generation")
@@ -380,10 +380,9 @@ class RoutedPool(Pool):
 
     def forget_parent(self) -> None:
         """In the child after a fork: leave every connection to the parent."""
-        self._out_lock = threading.Lock()
         for record in list(self._out):
             record.disown()
-        self._out = weakref.WeakSet()
+        self._out = set()
         for record in list(self._budget._idle):
             record.disown()
 
