@@ -12,7 +12,8 @@ from click.testing import CliRunner, Result
 from flask import Flask
 
 from tenantry import Tenancy
-from tenantry.cli.main import COMMANDS, tenantry, tenants_group
+from tenantry.cli.main import tenants_group
+from tenantry.cli.program import COMMANDS, tenantry
 from tenantry.directory import TableDirectory
 
 CHECKOUT = Path(__file__).parents[2]

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import click
 
-from .main import COMMANDS, tenantry
+from .program import COMMANDS, tenantry
 
 __all__ = ["page"]
 

@@ -7,6 +7,7 @@ import os
 import sqlite3
 import tempfile
 from collections.abc import Iterator
+from functools import lru_cache
 from pathlib import Path
 
 from sqlalchemy import Connection, text
@@ -189,14 +190,20 @@ def _make_file(place: Place) -> bool:
     if file.exists():
         return False
     with contextlib.suppress(FileExistsError), new_file(file) as draft:
-        connection = sqlite3.connect(draft)
-        try:
-            connection.execute("PRAGMA user_version = 0")
-            connection.execute("VACUUM")  # writes the header, so that the file is a database
-        finally:
-            connection.close()
+        draft.write_bytes(_empty_database())
         return True
     return False
+
+
+@lru_cache(maxsize=1)
+def _empty_database() -> bytes:
+    """What SQLite writes for a database without tables, its header above all."""
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "empty.db"
+        connection = sqlite3.connect(file)
+        connection.execute("VACUUM")
+        connection.close()
+        return file.read_bytes()
 
 
 def _is_database_file(file: Path) -> bool:
