@@ -322,7 +322,8 @@ class RoutedPool(Pool):
 
     def _close_soon(self, record: BucketRecord) -> asyncio.Task[None]:
         """Close *record* in a task of its own event loop, which runs this."""
-        task: asyncio.Task[None] = asyncio.ensure_future(greenlet_spawn(record.close))  # type: ignore[arg-type]
+        closing: Any = greenlet_spawn(record.close)  # a coroutine; typed by version differently
+        task: asyncio.Task[None] = asyncio.ensure_future(closing)
         self._closing.add(task)
         task.add_done_callback(self._closing.discard)
         return task
