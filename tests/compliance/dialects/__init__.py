@@ -1,0 +1,1 @@
+"""SQLAlchemy's own dialect suite through a routed engine."""
