@@ -12,6 +12,7 @@ restrictive; keys and foreign keys see all rows), *CREATE VIEW* (``security_invo
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -30,6 +31,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.dialects.postgresql import ExcludeConstraint
+from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.schema import AddConstraint, Constraint, CreateIndex, PrimaryKeyConstraint
 
 from ..backends.postgresql import TENANT_SETTING, PostgreSQL
@@ -173,19 +175,14 @@ def _with_tenant_in_foreign_key(
         element.parent.foreign_keys.discard(element)
         table.foreign_keys.discard(element)
     table.constraints.discard(constraint)
-    ondelete = constraint.ondelete
-    if ondelete is not None and ondelete.upper() in ("SET NULL", "SET DEFAULT"):
-        names = ", ".join(_quote(element.parent.name) for element in elements)
-        # PostgreSQL 15: only these columns are set, the tenant column stays.
-        ondelete = f"{ondelete} ({names})"
     prefix = f"{referred.schema}.{referred.name}" if referred.schema else referred.name
     table.append_constraint(
-        ForeignKeyConstraint(
+        _ForeignKey(
             [column.name, *[element.parent.name for element in elements]],
             [f"{prefix}.{theirs.name}"]
             + [f"{prefix}.{element.column.name}" for element in elements],
             name=constraint.name,
-            ondelete=ondelete,
+            ondelete=constraint.ondelete,
             onupdate=constraint.onupdate,
             deferrable=constraint.deferrable,
             initially=constraint.initially,
@@ -193,6 +190,18 @@ def _with_tenant_in_foreign_key(
             use_alter=constraint.use_alter,
         )
     )
+
+
+class _ForeignKey(ForeignKeyConstraint):
+    """PostgreSQL 15: ``ON DELETE SET NULL`` sets the other columns, the tenant column stays."""
+
+
+@compiles(_ForeignKey)
+def _sparing(constraint: _ForeignKey, compiler: Any, **options: Any) -> str:
+    # Not in `ondelete`, because SQLAlchemy before 2.0.40 takes no columns there.
+    written: str = compiler.visit_foreign_key_constraint(constraint, **options)
+    names = ", ".join(_quote(each.parent.name) for each in list(constraint.elements)[1:])
+    return re.sub(r"(ON DELETE SET (?:NULL|DEFAULT))\b", rf"\1 ({names})", written, flags=re.I)
 
 
 # Policies -------------------------------------------------------------------------------------
@@ -379,6 +388,7 @@ def adoption_statements(
 #: When they are dropped (and, in reverse, added), and their letter in the catalogue.
 _KINDS: dict[type[Constraint], tuple[int, str]] = {
     ForeignKeyConstraint: (0, "f"),
+    _ForeignKey: (0, "f"),
     UniqueConstraint: (1, "u"),
     PrimaryKeyConstraint: (2, "p"),
 }
@@ -389,7 +399,7 @@ def _signature(constraint: Constraint) -> tuple[Any, ...]:
     referred: tuple[str, ...] = ()
     if isinstance(constraint, ForeignKeyConstraint):
         referred = tuple(element.target_fullname for element in constraint.elements)
-    return type(constraint), columns, referred
+    return _KINDS.get(type(constraint)), columns, referred
 
 
 def _compiled(ddl: Any, schema: str) -> str:
