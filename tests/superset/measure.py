@@ -1,9 +1,9 @@
 """What a warm chart request costs, inside Superset's own process; started by test_overhead.py.
 
 Reads one JSON document with the requests, and prints one: for each chart the connections that
-a warm request opens to a tenant's database, and the seconds of the processor that it spends in
-tenantry, callees included, as the profiler has them (which slows our many small calls down, so it
-is an upper bound).
+a warm request opens to a tenant's database, and the seconds that it spends in tenantry, callees
+included, as the profiler has them (which slows our many small calls down several times, so it is
+an upper bound).
 """
 
 # mypy: ignore-errors
@@ -62,7 +62,7 @@ def main() -> None:
 
 
 def profiled(once) -> float:
-    profiler = cProfile.Profile(time.thread_time)
+    profiler = cProfile.Profile()
     profiler.enable()
     once()
     profiler.disable()

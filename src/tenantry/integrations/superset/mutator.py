@@ -5,11 +5,11 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
-from sqlalchemy import event
-from sqlalchemy.dialects import plugins
-from sqlalchemy.engine import URL, CreateEnginePlugin, Engine, make_url
+from sqlalchemy.engine import URL, make_url
 
 from tenantry.errors import ConfigurationError, PlacementMissingError, UnsupportedError
 from tenantry.integrations.superset.visitor import Visitors
@@ -19,7 +19,6 @@ from tenantry.tenant import Isolation, Placement, Tenant
 MARK = "tenantry"
 """The key in a Superset database's ``engine_params`` that says whether it is routed."""
 
-_PLUGIN = "tenantry.superset"
 _logger = logging.getLogger("tenantry.superset")
 
 Mutation = tuple[Any, dict[str, Any]]
@@ -62,9 +61,7 @@ class Mutator:
         kept["connect_args"] = _merged(
             kept.get("connect_args", {}), server.connect_args, connect_args
         )
-        kept["plugins"] = [*kept.get("plugins", ()), _PLUGIN]
-        kept["tenantry_server"] = server
-        kept["tenantry_tenant"] = tenant
+        kept["creator"] = Opening(url, server, tenant, kept["connect_args"]).open
         return url, kept
 
 
@@ -177,41 +174,36 @@ def _file(tenant: Tenant, server: Server, name: str | None) -> str:
     return str(path)
 
 
-class SafeConnect(CreateEnginePlugin):  # type: ignore[misc,unused-ignore]  # untyped in 1.4
-    """Gives the driver its password when it connects, and keeps the driver's words from visitors.
+@dataclass(frozen=True)
+class Opening:
+    """Opens connections: gives the driver its password, and keeps its words from visitors.
 
     The engine's URL holds no password, so nothing that prints or logs the engine shows one. A
     driver says host, port and role when it fails (psycopg2: ``connection to server at "..."``);
     our words stand for it, and the server's log has the rest.
     """
 
-    def __init__(self, url: URL, kwargs: dict[str, Any]) -> None:
-        self._url = url
-        self._server: Server = kwargs.pop("tenantry_server")
-        self._tenant: Tenant = kwargs.pop("tenantry_tenant")
+    url: URL
+    server: Server
+    tenant: Tenant
+    connect_args: Mapping[str, Any]
 
-    def update_url(self, url: URL) -> URL:
-        """Leave the URL as it is; SQLAlchemy 2 asks every plugin."""
-        return url
-
-    def engine_created(self, engine: Engine) -> None:
-        """Take over the opening of connections."""
-        event.listen(engine, "do_connect", self._connect)
-
-    def _connect(self, dialect: Any, record: Any, cargs: list[Any], cparams: dict[str, Any]) -> Any:
-        complete = self._server.url_with_secrets(self._url)
+    def open(self) -> Any:
+        """Open one; SQLAlchemy's pool calls this (``create_engine``, *creator*)."""
+        dialect = _dialect(self.url.drivername)
+        complete = self.server.url_with_secrets(self.url)
         arguments, named = dialect.create_connect_args(complete)
         try:
-            connection = dialect.connect(*arguments, **{**named, **cparams})
-            if self._server.kind == "postgresql":
-                _check_path(connection, self._tenant.placement)
+            connection = dialect.connect(*arguments, **{**named, **self.connect_args})
+            if self.server.kind == "postgresql":
+                _check_path(connection, self.tenant.placement)
         except dialect.dbapi.Error as error:
             said = str(error).strip()
             if complete.password:
                 said = said.replace(str(complete.password), "***")
-            _logger.warning("tenant %s: no connection: %s", self._tenant.id, said)
+            _logger.warning("tenant %s: no connection: %s", self.tenant.id, said)
             safe = dialect.dbapi.OperationalError(
-                f"the database of tenant {self._tenant.id!r} cannot be reached"
+                f"the database of tenant {self.tenant.id!r} cannot be reached"
             )
             raise safe from None
         return connection
@@ -237,7 +229,12 @@ def _check_path(connection: Any, placement: Placement) -> None:
         )
 
 
-plugins.register(_PLUGIN, __name__, "SafeConnect")
+@lru_cache
+def _dialect(drivername: str) -> Any:
+    """A dialect with its driver, which knows how a URL becomes arguments."""
+    kind: Any = make_url(f"{drivername}://").get_dialect()
+    # SQLAlchemy 2 has the first, 1.4 the second.
+    return kind(dbapi=(getattr(kind, "import_dbapi", None) or kind.dbapi)())
 
 
 def engine_context(
