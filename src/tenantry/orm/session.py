@@ -7,7 +7,9 @@ added, merged, related, unpickled. All of that is refused before anything is flu
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable
+from types import FrameType
 from typing import Any, NoReturn
 
 import sqlalchemy
@@ -299,13 +301,30 @@ def _adopt(session: Session, transaction: object, connection: Connection) -> Non
     session.__class__ = adopted
     assert isinstance(session, TenantSession)
     session._pin(tenant, engine)
+    session.bind = engine  # by which it finds the connection of its transaction again
     session._stamp = None
     session._shared_engine = None
     session._named_binds = {}
     for each in [*session.new, *session.identity_map.values()]:
         session.check_own(inspect(each))
+    _check_merge_under_way(session)
     event.listen(session, "loaded_as_persistent", _mark)
     event.listen(session, "pending_to_persistent", _mark)
+
+
+def _check_merge_under_way(session: TenantSession) -> None:
+    """A merge that is the first thing a plain session does began before it was ours.
+
+    SQLAlchemy has no event for it, and what it was given is known to its frame alone.
+    """
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None:
+        if frame.f_code is Session.merge.__code__ and frame.f_locals.get("self") is session:
+            state = inspect(frame.f_locals["instance"])
+            session.check_own(state)
+            for _, _, related, _ in state.mapper.cascade_iterator("merge", state):
+                session.check_own(related)
+        frame = frame.f_back
 
 
 class _AdoptedSession(TenantSession):

@@ -156,15 +156,20 @@ class RoutedEngine(Engine):
             BudgetExhaustedError: No connection became free in time.
         """
         target = self._target()
-        engine = self._router.engine_for(target)
-        if engine is (self._whole or _root(self)):
-            engine = self
-        elif self._execution_options:
-            engine = cast(RoutedEngine, engine.execution_options(**self._execution_options))
+        mine = self._whole or _root(self)
+        serving = self._router.engine_for(target)
+        engine = self
+        if serving is not mine and _kind(serving) != _kind(mine):
+            engine = serving
+            if self._execution_options:
+                engine = cast(RoutedEngine, engine.execution_options(**self._execution_options))
         if engine._pin is None and not engine._pin_shared:
             # A connection that must be opened anew after a loss stays with its tenant.
             engine = engine.pinned(target.tenant)
-        connection: Connection = RoutedConnection(engine, engine._checkout(target))
+        # A session finds the connection of its transaction by the engine that it asked.
+        connection: Connection = RoutedConnection(engine, serving._checkout(target))
+        if serving is not mine:
+            connection.dialect = serving.dialect
         if target.translate is not None:
             connection = connection.execution_options(schema_translate_map={None: target.translate})
         keep_rows(connection, target)
@@ -205,6 +210,10 @@ def _root(engine: Engine) -> Engine:
     while isinstance(engine, OptionEngineMixin):
         engine = engine._proxied
     return getattr(engine, "_whole", None) or engine
+
+
+def _kind(engine: RoutedEngine | Engine) -> tuple[str, str]:
+    return engine.dialect.name, engine.dialect.driver
 
 
 class _RoutedOptionEngine(OptionEngineMixin, RoutedEngine):
