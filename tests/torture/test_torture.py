@@ -18,8 +18,8 @@ from tests.places import KINDS, Kind, made
 from tests.torture.harness import Plan, Report, torture
 from tests.torture.subjects import DefaultEngine, LeakyPath, Routed
 
-OPS = int(os.environ.get("TENANTRY_TORTURE_OPS", "500"))
-TENANTS = 12
+OPS = int(os.environ.get("TENANTRY_TORTURE_OPS", "200"))
+TENANTS = 10
 BUDGET = 8
 
 
