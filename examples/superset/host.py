@@ -57,6 +57,8 @@ def create_app() -> flask.Flask:
     embedded = os.environ["SUPERSET_EMBEDDED"]
     tokens = GuestTokens(superset, "embedder", os.environ["SUPERSET_EMBEDDER_PASSWORD"])
 
+    app.extensions["guest_tokens"] = tokens  # for whoever ends the application: .close()
+
     @app.get("/")
     def dashboard() -> str:
         name = flask.session.get("name")

@@ -14,6 +14,8 @@ import pytest
 from selenium import webdriver
 from selenium.common.exceptions import StaleElementReferenceException, WebDriverException
 from selenium.webdriver.common.by import By
+from selenium.webdriver.support.expected_conditions import element_to_be_clickable
+from selenium.webdriver.support.ui import WebDriverWait
 from werkzeug.serving import make_server
 
 from examples.superset.host import ACCOUNTS, create_app
@@ -40,13 +42,15 @@ def host(ours: Running) -> Iterator[str]:
         patch.setenv("SUPERSET_EMBEDDER_PASSWORD", ours.superset.passwords["embedder"])
         for name in ACCOUNTS:
             patch.setenv(f"HOST_PASSWORD_{name.upper()}", PASSWORD)
-        server = make_server("127.0.0.1", HOST_PORT, create_app(), threaded=True)
+        app = create_app()
+        server = make_server("127.0.0.1", HOST_PORT, app, threaded=True)
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
         yield f"http://localhost:{HOST_PORT}"
         server.shutdown()
         thread.join()
         server.server_close()
+        app.extensions["guest_tokens"].close()
 
 
 @pytest.fixture
@@ -90,6 +94,15 @@ def text_of(browser: webdriver.Chrome, until: str) -> str:
     raise AssertionError(f"no {until!r} in: {seen[:2000]}")
 
 
+def total_in(browser: webdriver.Chrome, text: str) -> re.Match[str]:
+    """The number of the first chart, which may come after the table's rows."""
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while not (shown := re.search(r"Total amount\n([\d.]+)(k?)", text)):
+        assert time.monotonic() < deadline, text[:2000]
+        text = text_of(browser, "Total amount")
+    return shown
+
+
 def others(name: str) -> list[str]:
     return [f"{other}-product" for other in ROWS if other != name]
 
@@ -104,13 +117,12 @@ def test_each_customer_sees_their_region_and_its_filter_values(
     for other in others(region):
         assert other not in text
     total = sum(row[3] for row in sales(region, ROWS[region]))
-    shown = re.search(r"Total amount\n([\d.]+)(k?)", text)
-    assert shown
+    shown = total_in(browser, text)
     # Superset shows three digits.
     assert abs(float(shown[1]) * (1000 if shown[2] else 1) - total) <= total / 100
     # The filter's own list: everything that could be chosen.
-    box = browser.find_element(By.CSS_SELECTOR, "[data-test='form-item-value'] .ant-select")
-    box.click()
+    box = (By.CSS_SELECTOR, "[data-test='form-item-value'] .ant-select")
+    WebDriverWait(browser, PATIENCE_SECONDS).until(element_to_be_clickable(box)).click()
     deadline = time.monotonic() + PATIENCE_SECONDS
     options: set[str] = set()
     while len(options) < ROWS[region] and time.monotonic() < deadline:
