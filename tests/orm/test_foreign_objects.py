@@ -199,10 +199,12 @@ def test_identity_keys_carry_the_tenants_surrogate_key(tenancy: Tenancy) -> None
         new = Note(tenant="uk")
         session.add(new)
         session.flush()
-        assert inspect(loaded).identity_key[2] == key
-        assert inspect(new).identity_key[2] == key
+        for each in (loaded, new):
+            identity = inspect(each).identity_key
+            assert identity is not None
+            assert identity[2] == key
         assert session.get(Note, new.id) is new
-        assert all(identity[2] == key for identity in session.identity_map)
+        assert all(identity[2] == key for identity in session.identity_map.keys())  # noqa: SIM118
 
 
 def test_an_object_made_detached_by_hand_is_nobodys(tenancy: Tenancy) -> None:

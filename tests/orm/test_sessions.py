@@ -138,7 +138,7 @@ async def test_plain_asynchronous_sessions_are_pinned_too(tenancy: Tenancy) -> N
 
 async def test_tasks_keep_their_own_tenant_side_by_side(tenancy: Tenancy) -> None:
     async def read(tenant_id: str) -> set[str]:
-        seen = set()
+        seen: set[str] = set()
         async with tenancy.use(tenant_id):
             for _ in range(5):
                 async with tenancy.asession() as session:

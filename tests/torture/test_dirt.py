@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import os
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -118,7 +119,7 @@ def places(
                 stack.callback(tenancy.close)
                 door = Door(tenancy, kind.is_async)
                 for tenant_id in BOTH:
-                    door.run(tenant_id, lambda session, who=tenant_id: _fill(session, who))
+                    door.run(tenant_id, partial(_fill, tenant_id=tenant_id))
                 fresh = [door.run(each, lambda session: _residue(session)) for each in BOTH]
                 known[kind] = tenancy, fresh
             return known[kind]
@@ -174,11 +175,11 @@ def test_nothing_is_left_for_the_next(
         for _ in range(ROUNDS):
             for end in ends:
                 try:
-                    await one("uk", lambda session, how=end: make_dirt(session, how))
+                    await one("uk", partial(make_dirt, end=end))
                 except (TenantryError, SQLAlchemyError):
                     pass  # refused with the reason, or a database error: the rest must hold
                 for tenant_id in ("uk", "aus", "uk"):
-                    await one(tenant_id, lambda session, who=tenant_id: _work(session, who))
+                    await one(tenant_id, partial(_work, tenant_id=tenant_id))
                 found = [await one(each, _residue) for each in BOTH]
                 assert found == fresh, f"after {name!r} and {end}"
         if kind.is_async:
