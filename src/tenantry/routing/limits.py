@@ -363,9 +363,8 @@ class Budget:
                 queue = self._waiting[owner]
                 if self._serve_one(queue, owner):
                     progress = True
-                if queue:
-                    self._waiting.move_to_end(owner)
-                else:
+                    self._waiting.move_to_end(owner)  # who got nothing stays where it was
+                if not queue:
                     del self._waiting[owner]
 
     def _serve_one(self, queue: deque[_Waiter], owner: str) -> bool:
