@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import os
+import resource
 import statistics
 import sys
 import time
@@ -303,12 +304,10 @@ def cpu(side: Callable[[str], None], names: Sequence[str]) -> float:
 
 
 def resident_mb() -> float:
-    """The process's resident memory."""
-    if sys.platform == "linux":
-        pages = int(Path("/proc/self/statm").read_text().split()[1])
-        return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
-    import resource
-
+    """The process's resident memory, or its largest so far where /proc is missing."""
+    statm = Path("/proc/self/statm")
+    if statm.exists():
+        return int(statm.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
 
 
