@@ -36,6 +36,8 @@ BESIDE = {
     ("cli", "demo"),
     # A framework may bring a command of its own.
     ("cli", "integrations"),
+    # And a framework's own program has the commands as a group.
+    ("integrations", "cli"),
     # The demonstration is a web application on a server that it starts.
     ("demo", "integrations"),
     ("demo", "testing"),

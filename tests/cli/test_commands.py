@@ -7,14 +7,15 @@ from inspect import signature
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 from click.testing import CliRunner, Result
-from flask import Flask
 
 from tenantry import Tenancy
 from tenantry.cli.main import tenants_group
 from tenantry.cli.program import COMMANDS, tenantry
 from tenantry.directory import TableDirectory
+from tests.fleet.fleets import project
 
 CHECKOUT = Path(__file__).parents[2]
 FILE = """
@@ -27,6 +28,7 @@ attributes = { plan = "gold" }
 APP = """
 from tenantry import Server, Tenancy
 from tenantry.directory import TableDirectory
+from tests.fleet.fleets import project
 servers = {"main": Server.from_url("main", "sqlite:///files")}
 directory = TableDirectory("sqlite:///control.db", servers=servers)
 directory.create_tables()
@@ -160,14 +162,26 @@ def test_an_application_with_a_table(folder: Path, monkeypatch: pytest.MonkeyPat
     assert json.loads(run("list", "--json").stdout) == []
 
 
-def test_flask_has_the_same_commands(folder: Path) -> None:
+def test_a_migration_says_one_document(folder: Path) -> None:
+    on_file("create", "--all")
+    ini = project(folder, {"m1": "op.create_table('notes', sa.Column('a', sa.Integer))"})
+    done = on_file("migrate", "--config", str(ini), "--json")
+    assert done.exit_code == 0, done.output
+    assert json.loads(done.stdout)["done"] == 2
+
+
+def test_another_program_has_the_same_commands(folder: Path) -> None:
     tenancy = Tenancy.from_file("tenants.toml")
-    app = Flask("shop")
-    app.cli.add_command(tenants_group(lambda: tenancy))
-    flask = app.test_cli_runner()
-    done = flask.invoke(args=["tenants", "list", "--json"])
+    shop = click.Group("shop")
+    shop.add_command(tenants_group(lambda: tenancy))
+    done = runner().invoke(shop, ["tenants", "list", "--json"])
     assert [each["id"] for each in json.loads(done.stdout)] == ["aus", "uk"]
-    assert flask.invoke(args=["tenants", "show", "nobody"]).exit_code == 2
+    done = runner().invoke(shop, ["tenants", "show", "nobody"], prog_name="shop")
+    assert done.exit_code == 2
+    assert done.stderr.startswith("shop: ")
+    done = runner().invoke(shop, ["tenants", "list", "--file", "tenants.toml"])
+    assert done.exit_code == 2
+    assert "own application" in done.stderr
 
 
 def test_two_links_to_one_file_are_found(folder: Path) -> None:

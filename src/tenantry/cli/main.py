@@ -7,6 +7,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
     import click
 
     from ..tenancy import Tenancy
@@ -29,14 +31,20 @@ def main() -> None:
     program()
 
 
-def tenants_group(make: Callable[[], Tenancy], name: str = "tenants") -> click.Group:
+def tenants_group(
+    make: Callable[[], Tenancy],
+    name: str = "tenants",
+    *,
+    around: Callable[[], AbstractContextManager[object]] | None = None,
+) -> click.Group:
     """The same commands as a group for another program, on the Tenancy that *make* returns.
 
-    ``flask tenants ...`` is this group, with the application's Tenancy.
+    *around* gives what each command runs in, and each function that ``run`` calls in a thread:
+    ``app.app_context`` of a web application. ``flask tenants ...`` is this group.
     """
     from .program import tenants_group as group
 
-    return group(make, name)
+    return group(make, name, around=around)
 
 
 def __getattr__(name: str) -> Any:

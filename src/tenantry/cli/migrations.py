@@ -175,6 +175,7 @@ def migrate(
         )
     if as_json:
         render.report("migrate", result, as_json=True)
+        return
     unchanged = len(result.of("unchanged"))
     shown = [each for each in result.outcomes if each.status != "unchanged"]
     if unchanged > 20:

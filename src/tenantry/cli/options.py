@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import click
 
-from ..errors import CallerError
+from ..errors import CallerError, ConfigurationError
 from ..fleet import Selection, Source, find_source
 from ..tenancy import Tenancy
 from ..tenant import Isolation, State, Tenant
@@ -33,6 +34,7 @@ class Application:
     app: str | None = None
     file: str | None = None
     make: Callable[[], Tenancy] | None = None
+    around: Callable[[], AbstractContextManager[object]] | None = None
     _tenancy: Tenancy | None = field(default=None, repr=False)
 
     @property
@@ -45,9 +47,14 @@ class Application:
         """The Tenancy.
 
         Raises:
-            ConfigurationError: No application is named, or it cannot be loaded.
+            ConfigurationError: No application is named, or two, or it cannot be loaded.
         """
         if self._tenancy is None:
+            if self.make is not None and (self.app or self.file):
+                raise ConfigurationError(
+                    "this command works on the program's own application; --app and --file are "
+                    "options of the program `tenantry`"
+                )
             if self.make is not None:
                 self._tenancy = self.make()
             else:

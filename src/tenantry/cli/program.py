@@ -10,6 +10,7 @@ import difflib
 import importlib
 import sys
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
@@ -51,6 +52,7 @@ COMMANDS: Mapping[str, tuple[str, str, str]] = {
     "superset": ("superset", "superset", "Databases and users of tenants in Apache Superset."),
 }
 
+_SETTINGS = {"help_option_names": ["-h", "--help"]}
 _EXTRAS = {"demo": "flask,cli", "superset": "superset"}
 
 
@@ -126,7 +128,7 @@ def _application_options(function: Callable[..., Any]) -> Callable[..., Any]:
     return application_options(function)
 
 
-@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=LazyGroup, context_settings=_SETTINGS)
 @_application_options
 @click.version_option(version("tenantry"), prog_name="tenantry")
 def tenantry() -> None:
@@ -136,17 +138,23 @@ def tenantry() -> None:
     """
 
 
-def tenants_group(make: Callable[[], Tenancy], name: str = "tenants") -> click.Group:
-    """The same commands as a group for another program, on the Tenancy that *make* returns.
+def tenants_group(
+    make: Callable[[], Tenancy],
+    name: str = "tenants",
+    *,
+    around: Callable[[], AbstractContextManager[object]] | None = None,
+) -> click.Group:
+    """See :func:`tenantry.cli.main.tenants_group`."""
+    summary = "Make, move, migrate and mend every tenant."
 
-    ``flask tenants ...`` is this group, with the application's Tenancy.
-    """
-    from .options import Application
-
-    @click.group(name, cls=LazyGroup, help="Make, move, migrate and mend every tenant.")
+    @click.group(name, cls=LazyGroup, help=summary, context_settings=_SETTINGS)
     @click.pass_context
     def group(ctx: click.Context) -> None:
-        ctx.obj = Application(make=make)
+        from .options import Application  # brings in the fleet: only when a command is used
+
+        if around is not None:
+            ctx.with_resource(around())
+        ctx.obj = Application(make=make, around=around)
 
     return group
 

@@ -18,13 +18,13 @@ the application that `TENANTRY_APP=module:tenancy` or `[tool.tenantry]` in `pypr
 or on a file of servers and tenants given by `--file`. Every command is a function of
 `tenantry.fleet`: see [the fleet](fleet.md).
 
-`tenants_group` gives the same commands to another program. With it a Flask application has
-`flask tenants list`, `flask tenants migrate` and the others:
+A Flask application has the same commands as `flask tenants list`, `flask tenants migrate` and so
+on: see [Flask](flask.md). `tenants_group` gives them to any other program that is built with click:
 
 ```text
 from tenantry.cli.main import tenants_group
 
-app.cli.add_command(tenants_group(lambda: tenancy))
+shop.add_command(tenants_group(lambda: tenancy))
 ```
 
 It ends with 0 if all is done, with 1 if some tenants failed, with 2 if it was used wrongly. Results

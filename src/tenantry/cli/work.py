@@ -67,7 +67,7 @@ def run(
             "failure_budget": failure_budget,
         }
         if ":" in target and not arguments:
-            result = fleet.call(tenancy, target, **work)
+            result = fleet.call(tenancy, target, around=application.around, **work)
         else:
             result = fleet.run_program(tenancy, [target, *arguments], **work)
     tenancy.close()

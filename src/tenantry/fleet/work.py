@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 from ..errors import FleetError
@@ -77,12 +78,17 @@ def call(
     workers: int = 4,
     on_outcome: OnOutcome | None = None,
     failure_budget: int | None = None,
+    around: Callable[[], AbstractContextManager[object]] | None = None,
 ) -> Report:
-    """Call ``module:function`` (or a callable) with each tenant, that tenant being current."""
+    """Call ``module:function`` (or a callable) with each tenant, that tenant being current.
+
+    *around* gives what each call runs in, such as an application's ``app_context``.
+    """
     found = import_named(target, "the function") if isinstance(target, str) else target
 
     def body(tenant: Tenant) -> Any:
-        return found(tenant)
+        with around() if around is not None else nullcontext():
+            return found(tenant)
 
     return each(
         tenancy,

@@ -181,6 +181,7 @@ class Tenantry:
         app.register_error_handler(OperatorError, _refuse)
         app.context_processor(lambda: {"current_tenant": current()})
         app.shell_context_processor(lambda: _shell(state))
+        _add_commands(app, state)
 
     # In a request ---------------------------------------------------------------------------
 
@@ -471,6 +472,14 @@ def _adopt(db: Any, app: Flask) -> Callable[[int | None], None]:
         f"db={type(db).__name__} is none that Tenantry knows; give the SQLAlchemy object of "
         "Flask-SQLAlchemy 3 or Flask-SQLAlchemy-Lite, or leave it out and use .session"
     )
+
+
+def _add_commands(app: Flask, state: AppState) -> None:
+    """``flask tenants ...``; a command of this name that the application has stays its own."""
+    from ..cli.main import tenants_group
+
+    if "tenants" not in app.cli.commands:
+        app.cli.add_command(tenants_group(lambda: _tenancy(state), around=app.app_context))
 
 
 def _shell(state: AppState) -> dict[str, Any]:
