@@ -6,6 +6,7 @@ What only a real Superset can show is in ``tests/superset``.
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -18,6 +19,8 @@ import jwt
 import pytest
 import redis
 import sqlalchemy
+from jinja2 import Environment
+from jinja2.sandbox import SandboxedEnvironment
 from sqlalchemy.engine import make_url
 from werkzeug.local import LocalProxy
 
@@ -28,6 +31,7 @@ from tenantry.integrations.superset.caches import TenantPrefix, WrappedStore, te
 from tenantry.integrations.superset.mutator import Mutator, check_schema, engine_context, place
 from tenantry.integrations.superset.security import guard_answer, mint_hook, secured
 from tenantry.integrations.superset.startup import DEFAULT_SECRETS, check_startup
+from tenantry.integrations.superset.templates import also_ours, tenant_function
 from tenantry.integrations.superset.visitor import signed_in
 from tenantry.testing.address import ServerAddress
 
@@ -573,6 +577,45 @@ def test_all_five_caches_are_set_and_what_was_there_stays(visitors: Visitors) ->
     assert prefixes == {"meta_-:", "data_-:", "filter_-:", "explore_-:", "thumbnail_-:"}
 
 
+# --- templates -------------------------------------------------------------------------------
+
+
+def test_the_tenant_in_a_template_is_part_of_the_cache_key(
+    app: flask.Flask, visitors: Visitors
+) -> None:
+    """As Superset renders a query for its key: what is handed to the wrapper gets into it."""
+    keys: list[Any] = []
+    template = SandboxedEnvironment().from_string("SELECT '{{ tenant() }}' AS t FROM sales")
+    context = {"tenant": tenant_function(visitors), "cache_key_wrapper": keys.append}
+    for name in ("uk", "aus"):
+        as_user(Guest(tenant=name))
+        assert template.render(context) == f"SELECT '{name}' AS t FROM sales"
+    assert keys == ["tenantry=uk", "tenantry=aus"]
+    as_user(Guest(tenant="nobody"))
+    with pytest.raises(errors.UnknownTenantError):
+        template.render(context)
+
+
+@pytest.mark.parametrize(
+    ("sql", "counts"),
+    [
+        ("SELECT '{{ tenant() }}' AS t", True),
+        ("SELECT {{ 'x' ~ tenant( ) }}", True),
+        ("{% if tenant() == 'uk' %} SELECT 1 {% endif %}", True),
+        ("SELECT '{{ current_username() }}'", True),
+        ("SELECT tenant() FROM sales", False),
+        ("SELECT {{ subtenant() }}", False),
+        ("SELECT '{{ tenant }}'", False),
+        ("SELECT '{{ 1 }}', tenant(), '{{ 2 }}'", False),
+    ],
+)
+def test_a_template_that_names_the_tenant_is_rendered_for_the_key(sql: str, counts: bool) -> None:
+    supersets = re.compile(r"(\{\{|\{%)[^{}]*?(current_username\([^)]*\))[^{}]*?(\}\}|%\})")
+    pattern = also_ours(supersets)
+    assert bool(pattern.search(sql)) is counts
+    assert also_ours(pattern) is pattern
+
+
 # --- configure, hooks, start-up -------------------------------------------------------------
 
 
@@ -614,7 +657,8 @@ def test_configure_composes_with_everything_that_was_set(
     assert settings["JINJA_CONTEXT_ADDONS"].keys() == {"tenant", "double"}
     assert issubclass(settings["CUSTOM_SECURITY_MANAGER"], Manager)
     as_user(Guest(tenant="uk"))
-    assert settings["JINJA_CONTEXT_ADDONS"]["tenant"]() == "uk"
+    template = Environment().from_string("{{ tenant() }}")
+    assert template.render(settings["JINJA_CONTEXT_ADDONS"]) == "uk"
     assert settings["DB_CONNECTION_MUTATOR"](CONFIGURED, {}, None, None, None)
     assert settings["GUEST_TOKEN_VALIDATOR_HOOK"]({"user": {"username": "uk"}})
     application = flask.Flask("superset")

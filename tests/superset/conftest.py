@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import subprocess
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +14,7 @@ import httpx
 import jwt
 import pytest
 
+from examples.superset.environment import superset_python
 from examples.superset.provision import Provisioned, Rest, provision
 from examples.superset.regions import ROWS, Region, make_postgresql
 from examples.superset.stack import Superset, running_superset
@@ -82,6 +85,23 @@ class Running:
             return client.post(url, json=asked, headers=headers)
         return httpx.post(url, json=asked, headers=headers, timeout=60)
 
+    def chart_body(self, name: str) -> dict[str, Any]:
+        """What the page asks for the rows of the dataset *name*."""
+        dataset = self.made.datasets[name]
+        return {
+            "datasource": {"id": dataset, "type": "table"},
+            "force": False,
+            "queries": [{"columns": ["region", "product", "amount"], "metrics": []}],
+            "form_data": {
+                "datasource": f"{dataset}__table",
+                "viz_type": "table",
+                "slice_id": self.made.charts[f"{name} table"],
+                "dashboardId": self.made.dashboard,
+            },
+            "result_format": "json",
+            "result_type": "full",
+        }
+
     def checked(self, **more: Any) -> Report:
         """All routes x three tenants x both orders x one browser x 8 threads."""
         return check(
@@ -93,6 +113,20 @@ class Running:
             embedded=self.made.embedded,
             **{"rounds": 1, "owns": owns, **more},
         )
+
+
+def ran_inside(running: Running, script: Path, asked: Any) -> Any:
+    """What *script* prints, run in the environment and with the configuration of a Superset."""
+    done = subprocess.run(
+        [str(superset_python()), str(script)],
+        input=json.dumps(asked),
+        env=dict(running.superset.environment),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return json.loads(done.stdout.splitlines()[-1])
 
 
 def owns(tenant_id: str, rows: tuple[tuple[str, ...], ...]) -> bool:

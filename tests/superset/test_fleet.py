@@ -34,24 +34,8 @@ class Fleet(Running):
         """Status and regions of a chart, waited for as the embedded page does."""
         with httpx.Client(timeout=60) as client:
             guest = Guest(self.url, tenant_id, lambda: self.token(tenant_id), client)
-            dataset = self.made.datasets["sales"]
-            answer = guest(
-                "POST",
-                "/api/v1/chart/data",
-                json={
-                    "datasource": {"id": dataset, "type": "table"},
-                    "force": force,
-                    "queries": [{"columns": ["region", "product", "amount"], "metrics": []}],
-                    "form_data": {
-                        "datasource": f"{dataset}__table",
-                        "viz_type": "table",
-                        "slice_id": self.made.charts["sales table"],
-                        "dashboardId": self.made.dashboard,
-                    },
-                    "result_format": "json",
-                    "result_type": "full",
-                },
-            )
+            body = {**self.chart_body("sales"), "force": force}
+            answer = guest("POST", "/api/v1/chart/data", json=body)
             return answer.status_code, regions_in(answer)
 
     def becomes(self, tenant_id: str, expected: tuple[int, set[str]]) -> float:

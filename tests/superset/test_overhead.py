@@ -2,44 +2,19 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
 from pathlib import Path
-from typing import Any
 
-from examples.superset.environment import superset_python
-from tests.superset.conftest import Running
+from tests.superset.conftest import Running, ran_inside
 
-CHARTS = ("sales", "sales_plain", "sales_article")
+CHARTS = ("sales", "sales_plain", "sales_named", "sales_article")
 
 
 def measured(running: Running) -> dict[str, dict[str, float]]:
-    requests: dict[str, dict[str, Any]] = {}
-    for name in CHARTS:
-        dataset = running.made.datasets[name]
-        requests[name] = {
-            "datasource": {"id": dataset, "type": "table"},
-            "force": False,
-            "queries": [{"columns": ["region", "product", "amount"], "metrics": []}],
-            "form_data": {
-                "datasource": f"{dataset}__table",
-                "viz_type": "table",
-                "slice_id": running.made.charts[f"{name} table"],
-                "dashboardId": running.made.dashboard,
-            },
-            "result_format": "json",
-            "result_type": "full",
-        }
-    done = subprocess.run(
-        [str(superset_python()), str(Path(__file__).with_name("measure.py"))],
-        input=json.dumps({"requests": requests, "token": running.token("uk"), "times": 20}),
-        env=dict(running.superset.environment),
-        capture_output=True,
-        text=True,
-        check=False,
+    requests = {name: running.chart_body(name) for name in CHARTS}
+    asked = {"requests": requests, "token": running.token("uk"), "times": 20}
+    found: dict[str, dict[str, float]] = ran_inside(
+        running, Path(__file__).with_name("measure.py"), asked
     )
-    assert done.returncode == 0, done.stderr[-3000:]
-    found: dict[str, dict[str, float]] = json.loads(done.stdout.splitlines()[-1])
     return found
 
 
