@@ -97,7 +97,7 @@ THIRD_PARTIES: dict[str, frozenset[str]] = {
     "integrations.fastapi": frozenset({"sqlalchemy", "fastapi", "starlette"}),
     "integrations.celery": frozenset({"celery", "kombu"}),
     "integrations.superset": frozenset(
-        {"sqlalchemy", "superset", "flask", "werkzeug", "jwt", "httpx", "redis"}
+        {"sqlalchemy", "superset", "flask", "werkzeug", "jinja2", "jwt", "httpx", "redis"}
     ),
 }
 
