@@ -6,6 +6,7 @@ import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
@@ -108,6 +109,56 @@ def test_adopt_policies_and_check(place: Place) -> None:
     assert run("check").exit_code == 0
 
 
+def test_the_doctor_looks_at_row_level_security(place: Place, tmp_path: Path) -> None:
+    assert run("adopt", "--tenant", "uk", "--yes").exit_code == 0
+    sound = diagnosed("uk", "aus")
+    assert [each["code"] for each in sound["findings"]] == ["rows_models"]
+    models = ("--metadata", "green_models:Base.metadata")
+    assert diagnosed("uk", "aus", *models)["findings"] == []
+
+    place.execute("CREATE TABLE forgotten (id int)")
+    place.execute(f'GRANT SELECT ON forgotten TO "{place.login}"')
+    place.execute("ALTER TABLE plants DISABLE ROW LEVEL SECURITY")
+    assert codes(diagnosed("uk", "aus")) == {"rows_models", "rows_not_enabled"}
+    # Once for both tenants, with the statements; and named in pyproject.toml it is found as well.
+    Path("pyproject.toml").write_text('[tool.tenantry]\nmetadata = "green_models:Base.metadata"\n')
+    ill = diagnosed("uk", "aus")
+    assert not ill["ok"]
+    assert sorted(each["code"] for each in ill["findings"]) == [
+        "rows_forgotten",
+        "rows_not_enabled",
+    ]
+    assert all(each["tenant"] is None for each in ill["findings"])
+    for (statement,) in [each["repair"] for each in ill["findings"]]:
+        place.execute(statement)
+    assert diagnosed("uk", "aus")["findings"] == []
+
+    place.execute("REVOKE ALL ON SCHEMA public FROM PUBLIC")
+    # Others are not asked about it, and a place that nobody can reach is not looked at.
+    assert codes(diagnosed("apart")) == {"missing"}
+
+
+def test_the_doctor_says_what_it_could_not_look_at(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OWNER_PASSWORD", "wrong")
+    ill = diagnosed("uk")
+    assert codes(ill) == {"rows_unknown"}
+    assert "could not be looked at" in ill["findings"][0]["message"]
+    assert "wrong" not in json.dumps(ill)
+
+
+def diagnosed(*words: str) -> Any:
+    found = CliRunner().invoke(tenantry, ["--file", "tenants.toml", "doctor", "--json", *words])
+    document = json.loads(found.stdout)
+    assert found.exit_code == (0 if document["ok"] else 1)
+    return document
+
+
+def codes(document: Any) -> set[str]:
+    return {each["code"] for each in document["findings"]}
+
+
 def test_a_statement_that_fails_leaves_nothing_done(place: Place) -> None:
     place.execute("INSERT INTO plants (name) VALUES (repeat('x', 40))")
     place.execute("ALTER TABLE plants ADD COLUMN tenant_id integer")
@@ -127,6 +178,12 @@ def test_wrong_use_is_named(place: Place, words: tuple[str, ...], message: str) 
     answer = run(*words)
     assert answer.exit_code == 2
     assert message in answer.output
+
+
+def test_the_models_must_be_named(place: Place) -> None:
+    answer = CliRunner().invoke(tenantry, ["--file", "tenants.toml", "rows", "check"])
+    assert answer.exit_code == 2
+    assert "give --metadata module:Base.metadata" in answer.output
 
 
 def test_metadata_must_be_one(place: Place) -> None:

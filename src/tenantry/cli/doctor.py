@@ -13,7 +13,9 @@ from .options import (
     Application,
     application_options,
     chosen,
+    find_metadata,
     json_option,
+    metadata_option,
     pass_application,
     selection_options,
     workers_option,
@@ -26,6 +28,7 @@ __all__ = ["doctor"]
 @selection_options
 @click.option("--drift", is_flag=True, help="Also compare what is in each place with Alembic.")
 @click.option("--repair", is_flag=True, help="Mend drift; what is too much is never dropped.")
+@metadata_option
 @config_option
 @workers_option
 @json_option
@@ -36,6 +39,7 @@ def doctor(
     /,
     drift: bool,
     repair: bool,
+    metadata_name: str | None,
     config: str | None,
     workers: int,
     as_json: bool,
@@ -44,14 +48,22 @@ def doctor(
     """Compare the directory with the servers.
 
     Is every tenant's place reachable, no other tenant's, and what it claims to be? The servers
-    themselves are asked, so two names of one machine or two links to one file are found. With
-    --drift each table, column, index, constraint, policy and grant is compared with what a new
-    tenant at the same revision has. Ends with 1 if something is wrong.
+    themselves are asked, so two names of one machine or two links to one file are found. Where
+    tenants share tables on PostgreSQL, every known way around row-level security is looked for,
+    as `tenantry rows check` does. With --drift each table, column, index, constraint, policy and
+    grant is compared with what a new tenant at the same revision has. Ends with 1 if something is
+    wrong.
     """
     tenancy = application.tenancy
     selected = any(options.values())
     known = chosen(application, options)
-    diagnosis = fleet.diagnose(tenancy, known, workers=workers, orphans=not selected)
+    diagnosis = fleet.diagnose(
+        tenancy,
+        known,
+        workers=workers,
+        orphans=not selected,
+        metadata=find_metadata(metadata_name),
+    )
     if drift or repair:
         sick = {each.tenant_id for each in diagnosis.findings if each.severity == "error"}
         with fleet.Access(tenancy.servers, keep=workers) as access:

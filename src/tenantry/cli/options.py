@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, TypeVar
 
 import click
+from sqlalchemy import MetaData
 
 from ..errors import CallerError, ConfigurationError
-from ..fleet import Selection, Source, find_source
+from ..fleet import Selection, Source, find_source, import_named, project_settings
 from ..tenancy import Tenancy
 from ..tenant import Isolation, State, Tenant
 
@@ -18,7 +21,9 @@ __all__ = [
     "Application",
     "application_options",
     "dry_run_option",
+    "find_metadata",
     "json_option",
+    "metadata_option",
     "pass_application",
     "selection_options",
     "workers_option",
@@ -95,6 +100,39 @@ def application_options(function: F) -> F:
     ):
         function = option(function)
     return function
+
+
+def metadata_option(function: F) -> F:
+    """``--metadata``: the models' metadata, given as ``metadata_name``; see `find_metadata`."""
+    return click.option(
+        "--metadata",
+        "metadata_name",
+        metavar="MODULE:METADATA",
+        help="The models' metadata, as in app.models:Base.metadata; else `metadata` under "
+        "[tool.tenantry] in pyproject.toml.",
+    )(function)
+
+
+def find_metadata(given: str | None) -> MetaData | None:
+    """The metadata that *given* or ``pyproject.toml`` names; ``None``: neither names any.
+
+    Raises:
+        ConfigurationError: It cannot be imported, or is no metadata.
+    """
+    home = Path.cwd()
+    if given is None:
+        settings, home = project_settings()
+        given = settings.get("metadata")
+    if given is None:
+        return None
+    if str(home) not in sys.path:
+        sys.path.insert(0, str(home))
+    found = import_named(str(given), "the metadata")
+    if not isinstance(found, MetaData):
+        raise ConfigurationError(
+            f"{given} is a {type(found).__name__}, not a MetaData; write module:Base.metadata"
+        )
+    return found
 
 
 def selection_options(function: F) -> F:

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import pkgutil
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, TypeVar
 
 import click
@@ -14,46 +11,26 @@ from sqlalchemy import Connection, MetaData
 
 from .. import fleet
 from ..errors import ConfigurationError, UnsupportedError
-from ..isolation import adoption_statements, audit_rows, policy_statements, rows_metadata
-from ..servers import Server
+from ..isolation import adoption_statements, policy_statements, rows_metadata
 from ..tenant import Isolation, Tenant
 from . import render
-from .options import Application, application_options, json_option, pass_application
+from .options import (
+    Application,
+    application_options,
+    find_metadata,
+    json_option,
+    metadata_option,
+    pass_application,
+)
 
 __all__ = ["rows"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-@dataclass(frozen=True)
-class _Tables:
-    """Where tables stand that tenants share: *database* and *schema* on *server*."""
-
-    server: Server
-    database: str | None
-    schema: str
-
-    @property
-    def login(self) -> str:
-        return self.server.url.username or ""
-
-    def __str__(self) -> str:
-        return f"{self.server.name}/{self.database}/{self.schema}"
-
-
 @click.group()
 def rows() -> None:
     """Row-level security of the tables that tenants with rows isolation share (PostgreSQL)."""
-
-
-def _metadata_option(function: F) -> F:
-    return click.option(
-        "--metadata",
-        "metadata_name",
-        required=True,
-        metavar="MODULE:METADATA",
-        help="The models' metadata, as in app.models:Base.metadata.",
-    )(function)
 
 
 def _yes_options(function: F) -> F:
@@ -66,7 +43,7 @@ def _yes_options(function: F) -> F:
 
 
 @rows.command()
-@_metadata_option
+@metadata_option
 @click.option("--tenant", "tenant_id", required=True, metavar="ID", help="Whose the rows are.")
 @_yes_options
 @application_options
@@ -74,7 +51,7 @@ def _yes_options(function: F) -> F:
 def adopt(
     application: Application,
     /,
-    metadata_name: str,
+    metadata_name: str | None,
     tenant_id: str,
     dry_run: bool,
     yes: bool,
@@ -94,11 +71,13 @@ def adopt(
 
 
 @rows.command()
-@_metadata_option
+@metadata_option
 @_yes_options
 @application_options
 @pass_application
-def policies(application: Application, /, metadata_name: str, dry_run: bool, yes: bool) -> None:
+def policies(
+    application: Application, /, metadata_name: str | None, dry_run: bool, yes: bool
+) -> None:
     """Set the policies and rights of every table; repeat it after each migration.
 
     What the models do not know (a forgotten table, a partition, a materialized view) is closed
@@ -113,18 +92,17 @@ def policies(application: Application, /, metadata_name: str, dry_run: bool, yes
 
 
 @rows.command()
-@_metadata_option
+@metadata_option
 @json_option
 @application_options
 @pass_application
-def check(application: Application, /, metadata_name: str, as_json: bool) -> None:
+def check(application: Application, /, metadata_name: str | None, as_json: bool) -> None:
     """Look for every known way around row-level security. Ends with 1 if one is open."""
-    shared = rows_metadata(_metadata(metadata_name))
+    metadata = _metadata(metadata_name)
     findings = []
     with fleet.Access(application.tenancy.servers) as access:
         for tables in _tables_of(application):
-            with access.connect(tables.server, tables.database, admin=True) as connection:
-                findings += audit_rows(connection, shared, schema=tables.schema, login=tables.login)
+            findings += fleet.audit_tables(access, tables, metadata)
     if as_json:
         render.document({"findings": [each.as_dict() for each in findings]})
     elif findings:
@@ -136,54 +114,41 @@ def check(application: Application, /, metadata_name: str, as_json: bool) -> Non
         sys.exit(1)
 
 
-def _metadata(name: str) -> MetaData:
-    folder = str(Path.cwd())
-    if folder not in sys.path:
-        sys.path.insert(0, folder)
-    try:
-        found = pkgutil.resolve_name(name)
-    except (ImportError, AttributeError, ValueError) as error:
+def _metadata(name: str | None) -> MetaData:
+    found = find_metadata(name)
+    if found is None:
         raise ConfigurationError(
-            f"the metadata {name} cannot be imported: {error}; write module:Base.metadata, and run "
-            "the command in the folder of the project"
-        ) from error
-    if not isinstance(found, MetaData):
-        raise ConfigurationError(
-            f"{name} is a {type(found).__name__}, not a MetaData; write module:Base.metadata"
+            "the models are not known; give --metadata module:Base.metadata, or `metadata` under "
+            "[tool.tenantry] in pyproject.toml"
         )
     return found
 
 
-def _tables_of(application: Application, tenants: Sequence[Tenant] | None = None) -> list[_Tables]:
+def _tables_of(
+    application: Application, tenants: Sequence[Tenant] | None = None
+) -> list[fleet.RowTables]:
     """Where the tables of *tenants* (``None``: all with rows isolation) are, each place once."""
     tenancy = application.tenancy
-    found: dict[_Tables, None] = {}
-    for tenant in tenancy.tenants() if tenants is None else tenants:
-        place = tenant.placement
-        if place.isolation is not Isolation.ROWS:
-            if tenants is None:
-                continue
+    for tenant in tenants or ():
+        server = tenancy.servers[tenant.placement.server]
+        if tenant.placement.isolation is not Isolation.ROWS:
             raise ConfigurationError(
                 f"tenant {tenant.id!r} does not live in rows; set isolation = 'rows' first",
                 tenant_id=tenant.id,
             )
-        server = tenancy.servers[place.server]
         if server.kind != "postgresql":
-            if tenants is None:
-                continue
             raise UnsupportedError(
                 f"server {server.name!r} ({server.kind}) has no row-level security",
                 tenant_id=tenant.id,
             )
-        database = place.database or server.url.database
-        found[_Tables(server, database, place.schema or "public")] = None
+    found = fleet.row_tables(tenancy.tenants() if tenants is None else tenants, tenancy.servers)
     if not found:
         raise ConfigurationError("no tenant lives in rows of a PostgreSQL server")
     return list(found)
 
 
 def _print_or_run(
-    application: Application, statements: dict[_Tables, list[str]], run: bool
+    application: Application, statements: dict[fleet.RowTables, list[str]], run: bool
 ) -> None:
     for tables, listed in statements.items():
         click.echo(f"-- {tables}")

@@ -12,6 +12,7 @@ from .doctor import Diagnosis, Finding, diagnose, drifted
 from .journal import Journal, Run
 from .places import drop_place, make_place, place_exists
 from .provision import Fill, Step, authority, create, delete, is_durable, resume, suspend, sweep
+from .rows import RowTables, audit_tables, row_tables
 from .runner import OnOutcome, Outcome, Report, attempt, each, map_tenants, run_all
 from .selection import Selection
 from .work import call, run_program, sql
@@ -36,6 +37,7 @@ __all__ = [
     "Outcome",
     "Place",
     "Report",
+    "RowTables",
     "Run",
     "Scripts",
     "Selection",
@@ -43,6 +45,7 @@ __all__ = [
     "Source",
     "Step",
     "attempt",
+    "audit_tables",
     "authority",
     "call",
     "claim",
@@ -66,6 +69,7 @@ __all__ = [
     "place_exists",
     "project_settings",
     "resume",
+    "row_tables",
     "run_all",
     "run_program",
     "sql",

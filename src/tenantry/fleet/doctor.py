@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection, MetaData, text
 
 from ..backends import SQLite
 from ..backends.places import places_of
@@ -20,6 +20,7 @@ from ..tenant import Isolation, State, Tenant
 from .access import Access, Place
 from .drift import Difference
 from .places import exec_all, names_on
+from .rows import audit_tables, row_tables
 from .runner import Outcome, Report, Status, attempt, describe, run_all
 
 if TYPE_CHECKING:
@@ -92,12 +93,18 @@ def diagnose(
     *,
     workers: int = 4,
     orphans: bool = True,
+    metadata: MetaData | None = None,
 ) -> Diagnosis:
     """Look at every place of *tenants* (``None``: all), and at the servers they are on.
 
+    Where tenants live in rows of a PostgreSQL, row-level security is looked at as
+    :func:`~tenantry.isolation.audit_rows` does, once in each database. *metadata* is that of the
+    models; without it a table that no model knows cannot be told from a shared one.
+
     Codes: ``unreachable``, ``missing``, ``elsewhere`` (another database than claimed),
     ``duplicate``, ``half_created``, ``half_deleted``, ``orphan`` (a note: nobody is recorded
-    there).
+    there), ``rows_`` and a code of the row audit (a way around row-level security is open),
+    ``rows_unknown`` (it could not be looked at), ``rows_models`` (a note: no *metadata*).
     """
     began = time.perf_counter()
     everybody = list(tenancy.tenants())
@@ -115,6 +122,7 @@ def diagnose(
         diagnosis.findings += _duplicates(chosen, seen)
         for tenant_id, each in seen.items():
             diagnosis.servers.setdefault(by_id[tenant_id].placement.server, each.version)
+        diagnosis.findings += _row_security(access, tenancy, chosen, seen, metadata)
         if orphans:
             diagnosis.findings += _orphans(access, tenancy, everybody)
     diagnosis.seconds = time.perf_counter() - began
@@ -289,6 +297,38 @@ def _duplicates(tenants: Iterable[Tenant], seen: dict[str, _Seen]) -> list[Findi
 
 def _share_rows(one: Tenant, other: Tenant) -> bool:
     return one.placement.isolation is other.placement.isolation is Isolation.ROWS
+
+
+def _row_security(
+    access: Access,
+    tenancy: Tenancy,
+    tenants: Iterable[Tenant],
+    seen: dict[str, _Seen],
+    metadata: MetaData | None,
+) -> list[Finding]:
+    """Ways around row-level security that are open, where its tenants could be reached."""
+    findings = []
+    reached = [tenant for tenant in tenants if tenant.id in seen]
+    for tables in row_tables(reached, tenancy.servers):
+        try:
+            found = audit_tables(access, tables, metadata)
+        except Exception as error:
+            words = f"row-level security of {tables} could not be looked at: {describe(error)}"
+            findings.append(Finding("rows_unknown", "error", words))
+            continue
+        for each in found:
+            words = f"{tables}: {each.message}"
+            findings.append(Finding(f"rows_{each.code}", "error", words, repair=(each.repair,)))
+        if metadata is None:
+            findings.append(
+                Finding(
+                    "rows_models",
+                    "note",
+                    f"{tables}: forgotten and missing tables are found with the models' metadata "
+                    "only; give it with --metadata or as `metadata` under [tool.tenantry]",
+                )
+            )
+    return findings
 
 
 def _orphans(access: Access, tenancy: Tenancy, tenants: Iterable[Tenant]) -> list[Finding]:
