@@ -191,6 +191,46 @@ def test_a_read_is_one_statement(control_url: str) -> None:
     engine.dispose()
 
 
+def test_a_new_tenant_is_few_statements(control_url: str) -> None:
+    """A sign-up waits for it: count up, look who has what, record."""
+    engine = create_engine(control_url, future=True)
+    directory = TableDirectory(engine)
+    directory.create_tables()
+    directory.add(tenant("first"))
+    statements: list[str] = []
+
+    @event.listens_for(engine, "before_cursor_execute")
+    def count(_c: Any, _cursor: Any, statement: str, *_: Any) -> None:
+        statements.append(statement.split()[0])
+
+    added = directory.add(tenant("uk", attributes={"plan": "gold", "seats": 1.0}))
+    returning = getattr(engine.dialect, "insert_returning", engine.dialect.name == "postgresql")
+    wanted = ["UPDATE", "SELECT", "INSERT"]
+    assert statements == (wanted if returning else [*wanted, "SELECT"])
+    assert directory.get("uk") == added
+    statements.clear()
+    added = directory.add(tenant("aus", identifiers=("b", "a")))
+    assert statements.count("INSERT") == 2
+    assert directory.get("aus") == added
+    engine.dispose()
+
+
+def test_identifiers_that_nobody_owns_are_not_a_new_tenant_s(control_url: str) -> None:
+    """What a half-restored table holds is not handed to whoever comes with the id."""
+    engine = create_engine(control_url, future=True)
+    directory = TableDirectory(engine)
+    directory.create_tables()
+    with engine.begin() as connection:
+        connection.execute(
+            text("INSERT INTO tenantry_identifiers VALUES ('old.example.com', 'uk', 0)")
+        )
+    directory.add(tenant("uk"))
+    assert directory.get("uk").identifiers == ()
+    with pytest.raises(UnknownTenantError):
+        directory.find("old.example.com")
+    engine.dispose()
+
+
 def test_a_server_brings_its_password_at_each_connection(
     control_url: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -8,7 +8,18 @@ from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime, timezone
 from typing import Any
 
-from sqlalchemy import Table, delete, func, insert, or_, select, update
+from sqlalchemy import (
+    Table,
+    bindparam,
+    delete,
+    func,
+    insert,
+    literal_column,
+    or_,
+    select,
+    union_all,
+    update,
+)
 from sqlalchemy.engine import Connection
 
 from ..errors import ConfigurationError, DirectoryUnavailableError, DuplicatePlacementError
@@ -24,6 +35,7 @@ class Records:
 
     def __init__(self, tables: Tables) -> None:
         self._tables = tables
+        self._owners: dict[bool, Any] = {}
 
     def creations(self) -> list[Callable[[Connection], None]]:
         """What makes the missing tables, each to be done in a transaction of its own."""
@@ -79,38 +91,62 @@ class Records:
             last = max(last, connection.execute(highest).scalar() or 0)
         return last + 1
 
-    def check_key(self, connection: Connection, tenant: Tenant) -> None:
-        """Refuse a key that any tenant has or had."""
-        for table in (self._tables.tenants, self._tables.tombstones):
-            if connection.execute(select(table.c.id).where(table.c.key == tenant.key)).first():
-                raise taken(tenant, "the key")
+    def check_free(
+        self, connection: Connection, tenant: Tenant, places: Sequence[str], *, new: bool = False
+    ) -> int:
+        """Refuse a name or place of another tenant; *places* are digests of one and the same.
 
-    def check_free(self, connection: Connection, tenant: Tenant, places: Sequence[str]) -> None:
-        """Refuse a name or place of another tenant; *places* are digests of one and the same."""
-        tenants, identifiers = self._tables.tenants, self._tables.identifiers
-        names = [tenant.id, *check_identifiers(tenant)]
-        questions = [
-            (select(tenants.c.id).where(tenants.c.id.in_(names)), "an identifier"),
-            (
-                select(identifiers.c.tenant_id).where(identifiers.c.identifier.in_(names)),
-                "the id or an identifier",
-            ),
-        ]
-        rows = tenant.placement.isolation is Isolation.ROWS
-        place = tenants.c.sole_place if rows else tenants.c.place
-        questions.append(
-            (select(tenants.c.id).where(place.in_(places)), f"the place {tenant.placement}")
+        For a *new* tenant also an id that is taken, and a key that any tenant has or had. One
+        query: a sign-up waits for it. Returns the first generation that no tenant of this id
+        has had.
+        """
+        found = connection.execute(
+            self._owners_query(tenant.placement.isolation is Isolation.ROWS),
+            {
+                "id": tenant.id,
+                "key": tenant.key,
+                "names": [tenant.id, *check_identifiers(tenant)],
+                "places": list(places),
+            },
         )
-        for question, what in questions:
-            for (owner,) in connection.execute(question):
+        owners: dict[str, list[str]] = {}
+        generation = 1
+        for what, owner, number in found:
+            generation = max(generation, (number or 0) + 1)
+            owners.setdefault(what, []).append(owner)
+        if new and tenant.id in owners.get("name", ()):
+            raise taken(tenant, "the id", tenant.id)
+        if new and "key" in owners:
+            raise taken(tenant, "the key")
+        for what, words in (
+            ("name", "an identifier"),
+            ("identifier", "the id or an identifier"),
+            ("place", f"the place {tenant.placement}"),
+        ):
+            for owner in owners.get(what, ()):
                 if owner != tenant.id:
-                    raise taken(tenant, what, owner)
+                    raise taken(tenant, words, owner)
+        if new and "left" in owners:
+            self._forget_identifiers(connection, tenant)  # nobody's, and not to be this tenant's
+        return generation
 
     def insert(self, connection: Connection, tenant: Tenant, place: str) -> Tenant:
         """Record a new tenant, and return it as it will be read."""
-        values = {"id": tenant.id, "key": tenant.key, "created_at": _now()}
-        connection.execute(insert(self._tables.tenants).values(**values, **_values(tenant, place)))
-        return self._with_identifiers(connection, tenant)
+        tenants = self._tables.tenants
+        values = {
+            "id": tenant.id,
+            "key": tenant.key,
+            "created_at": _now(),
+            **_values(tenant, place),
+        }
+        statement = insert(tenants)
+        on_postgresql = connection.dialect.name == "postgresql"
+        if not getattr(connection.dialect, "insert_returning", on_postgresql):
+            connection.execute(statement, values)
+            self._add_identifiers(connection, tenant)
+            return self._again(connection, tenant)
+        row = connection.execute(statement.returning(*tenants.c), values).mappings().one()
+        return _tenant(row, list(enumerate(self._add_identifiers(connection, tenant))))
 
     def update(self, connection: Connection, tenant: Tenant, place: str) -> Tenant:
         """Record a change, and return the tenant as it will be read."""
@@ -118,7 +154,9 @@ class Records:
         connection.execute(
             update(tenants).where(tenants.c.id == tenant.id).values(**_values(tenant, place))
         )
-        return self._with_identifiers(connection, tenant)
+        self._forget_identifiers(connection, tenant)
+        self._add_identifiers(connection, tenant)
+        return self._again(connection, tenant)
 
     def bury(self, connection: Connection, tenant: Tenant) -> None:
         """Forget a tenant, all but its key and generation."""
@@ -131,14 +169,52 @@ class Records:
             )
         )
 
-    def _with_identifiers(self, connection: Connection, tenant: Tenant) -> Tenant:
-        self._forget_identifiers(connection, tenant)
+    def _owners_query(self, rows: bool) -> Any:
+        """Who has what a tenant wants: rows of (what, the owner's id, a generation or 0)."""
+        query = self._owners.get(rows)
+        if query is None:
+            tenants, identifiers = self._tables.tenants, self._tables.identifiers
+            buried = self._tables.tombstones
+            place = tenants.c.sole_place if rows else tenants.c.place
+            names = bindparam("names", expanding=True)
+            tenant_id, key = bindparam("id"), bindparam("key")
+
+            def part(what: str, owner: Any, number: Any, where: Any) -> Any:
+                return select(literal_column(f"'{what}'"), owner, number).where(where)
+
+            none = literal_column("0")
+            query = self._owners[rows] = union_all(
+                part("name", tenants.c.id, tenants.c.generation, tenants.c.id.in_(names)),
+                part(
+                    "identifier",
+                    identifiers.c.tenant_id,
+                    none,
+                    identifiers.c.identifier.in_(names),
+                ),
+                part("left", identifiers.c.tenant_id, none, identifiers.c.tenant_id == tenant_id),
+                part(
+                    "place",
+                    tenants.c.id,
+                    none,
+                    place.in_(bindparam("places", expanding=True)),
+                ),
+                part("key", tenants.c.id, none, tenants.c.key == key),
+                part("key", buried.c.id, none, buried.c.key == key),
+                part("buried", buried.c.id, buried.c.generation, buried.c.id == tenant_id),
+            )
+        return query
+
+    def _add_identifiers(self, connection: Connection, tenant: Tenant) -> Sequence[str]:
+        identifiers = check_identifiers(tenant)
         rows = [
             {"identifier": identifier, "tenant_id": tenant.id, "position": position}
-            for position, identifier in enumerate(check_identifiers(tenant))
+            for position, identifier in enumerate(identifiers)
         ]
         if rows:
             connection.execute(insert(self._tables.identifiers), rows)
+        return list(identifiers)
+
+    def _again(self, connection: Connection, tenant: Tenant) -> Tenant:
         recorded = self.get(connection, tenant.id)
         assert recorded is not None
         return recorded

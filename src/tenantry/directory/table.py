@@ -113,12 +113,9 @@ class TableDirectory:
         key = tenant.key if tenant.key != tenant.id else str(uuid.uuid4())
 
         def add(link: Connection) -> Tenant:
-            if self._records.get(link, tenant.id) is not None:
-                raise taken(tenant, "the id", tenant.id)
-            generation = self._records.next_generation(link, tenant.id)
-            new = replace(tenant, key=key, generation=max(tenant.generation, generation))
-            self._records.check_key(link, new)
-            self._records.check_free(link, new, places)
+            new = replace(tenant, key=key)
+            generation = self._records.check_free(link, new, places, new=True)
+            new = replace(new, generation=max(tenant.generation, generation))
             return self._records.insert(link, new, places[0])
 
         return self._write(tenant, add)
