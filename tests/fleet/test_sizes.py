@@ -7,11 +7,22 @@ from pathlib import Path
 
 import pytest
 
-from tenantry.fleet import Access, Blueprints, Scripts, diagnose, drifted, migrate_tenants
+from tenantry import Tenancy
+from tenantry.directory import TableDirectory
+from tenantry.fleet import (
+    Access,
+    Blueprints,
+    Scripts,
+    create,
+    delete,
+    diagnose,
+    drifted,
+    migrate_tenants,
+    place_exists,
+)
 from tenantry.fleet import migration_status as status
-from tenantry.fleet.places import drop_place, make_place, place_exists
 from tests.fleet.conftest import MakeFleet
-from tests.fleet.fleets import project
+from tests.fleet.fleets import Fleet, project
 
 PROMISED = {
     "sqlite": 1000,
@@ -30,6 +41,14 @@ def upgrade():
 def downgrade():
     pass
 """
+
+
+def with_table(fleet: Fleet) -> Tenancy:
+    """The fleet's servers, with a directory that is a table and knows nobody yet."""
+    servers = dict(fleet.tenancy.servers)
+    directory = TableDirectory(f"sqlite:///{fleet.folder / 'control.db'}", servers=servers)
+    directory.create_tables()
+    return Tenancy(directory, servers)
 
 
 @pytest.mark.parametrize(
@@ -52,31 +71,46 @@ def test_a_whole_life(make_fleet: MakeFleet, tmp_path: Path, kind: str, share: i
         took[what] = round(now - began, 2)
         began = now
 
-    with Access(fleet.tenancy.servers, keep=8) as access:
-        places = [access.place(fleet.tenant(each)) for each in fleet.ids]
-        for place in places:
-            make_place(access, place)
+    tenancy = with_table(fleet)
+    with Access(tenancy.servers, keep=8) as access:
+        for each in fleet.ids:
+            wanted = fleet.tenant(each).placement
+            outcome = create(
+                tenancy,
+                each,
+                isolation=wanted.isolation,
+                database=wanted.database,
+                schema=wanted.schema,
+                access=access,
+            )
+            assert outcome.status == "done"
+        places = [access.place(tenant) for tenant in tenancy.tenants()]
+        assert len(places) == count
         lap("create")
-        assert migrate_tenants(fleet.tenancy, Scripts(ini)).raise_if_failed()
+        report = migrate_tenants(tenancy, Scripts(ini)).raise_if_failed()
+        assert {each.value["applied"] for each in report.of("done")} == {30}
+        assert len(report.of("done")) == count
         lap("migrate 30 revisions")
         versions = tmp_path / "example" / "migrations" / "versions"
         (versions / "0031_reason.py").write_text(ONE_MORE, encoding="utf-8")
         scripts = Scripts(ini)
-        report = migrate_tenants(fleet.tenancy, scripts).raise_if_failed()
+        report = migrate_tenants(tenancy, scripts).raise_if_failed()
         assert len(report.of("done")) == count
         lap("one more revision")
-        assert not any(each.behind for each in status(fleet.tenancy, scripts))
+        assert not any(each.behind for each in status(tenancy, scripts))
         lap("status")
-        report = migrate_tenants(fleet.tenancy, scripts)
+        report = migrate_tenants(tenancy, scripts)
         assert len(report.of("unchanged")) == count
         lap("nothing to migrate")
-        assert diagnose(fleet.tenancy).ok
+        assert diagnose(tenancy).ok
         lap("doctor")
-        some = [fleet.tenant(each) for each in fleet.ids[:20]]
-        assert drifted(fleet.tenancy, Blueprints(access, scripts), some) == []
+        some = list(tenancy.tenants())[:20]
+        assert drifted(tenancy, Blueprints(access, scripts), some) == []
         lap("doctor --drift of 20")
-        for place in places:
-            assert drop_place(access, place)
-        assert not any(place_exists(access, place) for place in places[:5])
+        for tenant in list(tenancy.tenants()):
+            assert delete(tenancy, tenant, access=access).status == "done"
         lap("delete")
+        assert list(tenancy.tenants()) == []
+        assert not any(place_exists(access, place) for place in places[:5])
+    tenancy.close()
     print(f"\n{count} tenants, {kind}: {took}")
