@@ -176,13 +176,14 @@ class Records:
             tenants, identifiers = self._tables.tenants, self._tables.identifiers
             buried = self._tables.tombstones
             place = tenants.c.sole_place if rows else tenants.c.place
-            names = bindparam("names", expanding=True)
-            tenant_id, key = bindparam("id"), bindparam("key")
+            names: Any = bindparam("names", expanding=True)
+            tenant_id: Any = bindparam("id")
+            key: Any = bindparam("key")
+            none: Any = literal_column("0")
 
             def part(what: str, owner: Any, number: Any, where: Any) -> Any:
                 return select(literal_column(f"'{what}'"), owner, number).where(where)
 
-            none = literal_column("0")
             query = self._owners[rows] = union_all(
                 part("name", tenants.c.id, tenants.c.generation, tenants.c.id.in_(names)),
                 part(
