@@ -118,7 +118,12 @@ class use(_Scope):
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        _Scope.__exit__(self, kind, error, traceback)
+        token, self._token = self._token, None
+        if token is not None:
+            try:
+                _current.reset(token)
+            except ValueError:
+                pass  # as in _Scope
         if events.listening():
             events.emit(events.TenantLeft(self._value.id))
 

@@ -40,6 +40,8 @@ __all__ = ["Tenancy"]
 
 T = TypeVar("T")
 
+_LAST_ENGINES = 1000
+
 
 class Tenancy:
     """One application, many tenants: who they are, where they live, and how to reach them.
@@ -89,6 +91,8 @@ class Tenancy:
         self._binds = dict(binds or {})
         self._async_engines: dict[RoutedEngine, AsyncEngine] = {}
         self._lock = threading.Lock()
+        # By the address of a tenant; an engine keeps its tenant, so that the address stays its own.
+        self._last_engines: dict[tuple[int, bool], RoutedEngine] = {}
         self._used = False
 
     # Ways to build one ----------------------------------------------------------------------
@@ -187,9 +191,11 @@ class Tenancy:
 
     def _now(self) -> Tenant | None:
         """Who is current, or ``None`` in a shared block."""
-        tenant = context.current()
-        if tenant is not None or context.in_shared():
+        tenant = context.now()
+        if isinstance(tenant, Tenant):
             return tenant
+        if context.in_shared():
+            return None
         if self._router.pinned_tenant is not None:
             return self.get(self._router.pinned_tenant)
         raise NoTenantError
@@ -248,6 +254,9 @@ class Tenancy:
         use without a shared place; the first statement that needs the place is refused.
         """
         if tenant is None:
+            engine = self._last_engines.get((id(context.now()), is_async))
+            if engine is not None and engine._pin is context.now():
+                return engine
             known = self._now()
         else:
             known = self.get(tenant) if isinstance(tenant, str) else tenant
@@ -261,7 +270,12 @@ class Tenancy:
             server = self.servers[placement.server]
         except KeyError:
             raise ConfigurationError(f"server {placement.server!r} is not configured") from None
-        return self._router.front(server, is_async).pinned(known)
+        engine = self._router.front(server, is_async).pinned(known)
+        if known is not None:
+            if len(self._last_engines) >= _LAST_ENGINES:
+                self._last_engines.clear()
+            self._last_engines[id(known), is_async] = engine
+        return engine
 
     # Sessions -------------------------------------------------------------------------------
 
@@ -279,8 +293,9 @@ class Tenancy:
         Raises:
             NoTenantError: No tenant is current and none was given.
         """
-        options.setdefault("named_binds", self.named_binds)
-        named = bool(options["named_binds"])
+        if self._binds:
+            options.setdefault("named_binds", self.named_binds)
+        named = bool(options.get("named_binds"))
         return class_(self._pinned(tenant, is_async=False, named=named), **options)
 
     def asession(

@@ -93,6 +93,8 @@ def test_a_herd_on_a_further_server_opens_one_connection_to_meet_it(
     assert seen == [1] * 60
     # To meet it, and then as many as the tenant may have; not one for each who asked.
     assert len(opened) < 20
+    tenancy.close()
+    assert tenancy.status()["live"] == 0, "nothing is kept by an engine that nobody asks"
 
 
 def test_a_dead_further_server_is_tried_once_for_all_who_wait(

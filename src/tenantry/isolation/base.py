@@ -69,6 +69,11 @@ class Target:
         return isinstance(self.bucket, tuple) and self.bucket[-1] == stamp
 
     @cached_property
+    def is_pointed(self) -> bool:
+        """Whether a connection must be told whose it is each time it is handed out."""
+        return self.switch_to is not None or self.pointing is not None or self.read_only
+
+    @cached_property
     def owner(self) -> str:
         """Whom the budget counts the connection for."""
         return self.tenant.id if self.tenant is not None else "(shared)"

@@ -17,6 +17,7 @@ from sqlalchemy import event, inspect
 from sqlalchemy.engine import Connection
 from sqlalchemy.orm import ORMExecuteState, Session
 from sqlalchemy.orm.state import InstanceState
+from sqlalchemy.util import immutabledict
 
 from .. import context
 from ..errors import (
@@ -71,21 +72,20 @@ class TenantSession(Session):
                 "a TenantSession needs an engine of a Tenancy; build it with "
                 "`tenancy.session()` or `sessionmaker(tenancy.engine, class_=TenantSession)`"
             )
-        tenant, shared = _tenant_of(engine)
-        pinned = engine if engine._pin is not None or engine._pin_shared else engine.pinned(tenant)
-        self._pin(tenant, pinned)
-        self._shared_engine = pinned if shared else None
+        if engine._pin is None and not engine._pin_shared:
+            engine = engine.pinned(engine._router.current_target(engine.dialect.is_async).tenant)
+        self._pin(engine._pin, engine)
+        self._shared_engine = engine if engine._pin_shared else None
         self._named_binds = named_binds or {}
-        if _SESSION_OPTIONS:
-            options["execution_options"] = {
-                **(execution_options or {}),
-                "identity_token": self._stamp,
-            }
-        elif execution_options:
-            raise UnsupportedError("Session(execution_options=...) needs SQLAlchemy 2.1")
+        if execution_options:
+            if not _SESSION_OPTIONS:
+                raise UnsupportedError("Session(execution_options=...) needs SQLAlchemy 2.1")
+            options["execution_options"] = {**execution_options, "identity_token": self._stamp}
         # By name: a further base class (Flask-SQLAlchemy's session) may have a first argument of
         # its own.
-        super().__init__(bind=bind if isinstance(bind, Connection) else pinned, **options)
+        super().__init__(bind=bind if isinstance(bind, Connection) else engine, **options)
+        if _SESSION_OPTIONS and not execution_options:
+            self.execution_options = immutabledict({"identity_token": self._stamp})
 
     def _pin(self, tenant: Tenant | None, engine: RoutedEngine) -> None:
         self.tenant = tenant
@@ -103,7 +103,8 @@ class TenantSession(Session):
             CrossTenantError: Another tenant is current.
             NoTenantError: A tenant's table in a session of the shared place.
         """
-        self.check_current()
+        if context.now() is not self.tenant:
+            self.check_current()
         if bind is not None:
             return bind
         if getattr(self, _BINDS):
@@ -196,7 +197,8 @@ class TenantSession(Session):
         self, mapper: Any, primary_key_identity: Any, identity_token: Any = None, **kw: Any
     ) -> Any:
         # The hook that SQLAlchemy's horizontal sharding uses: keys carry the tenant.
-        self.check_current()
+        if context.now() is not self.tenant:
+            self.check_current()
         token = identity_token if identity_token is not None else self._stamp
         return super()._identity_lookup(mapper, primary_key_identity, identity_token=token, **kw)
 
@@ -249,13 +251,6 @@ class TenantSession(Session):
 
     def __reduce__(self) -> NoReturn:
         raise TypeError("a session is not pickled; pickle its objects and merge them")
-
-
-def _tenant_of(engine: RoutedEngine) -> tuple[Tenant | None, bool]:
-    if engine._pin is not None or engine._pin_shared:
-        return engine._pin, engine._pin_shared
-    target = engine._router.current_target(engine.dialect.is_async)
-    return target.tenant, target.tenant is None
 
 
 def _named(tenant: Tenant | None) -> str:

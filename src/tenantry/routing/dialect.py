@@ -12,6 +12,7 @@ from typing import Any
 
 from sqlalchemy.engine.interfaces import Dialect
 
+from ..context import now
 from . import guard
 from .pool import BucketRecord, record_of
 from .statements import leaves_nothing
@@ -48,9 +49,10 @@ def _watched(base: Any) -> Any:
 
         def do_begin(self, dbapi_connection: Any) -> None:
             record = dbapi_connection._connection_record
-            if isinstance(record, BucketRecord):
+            if type(record) is BucketRecord:
                 record.lent -= 1  # SQLAlchemy itself asked the connection for its proxy
-                record.check_current()
+                if now() is not record.target.tenant:
+                    record.check_current()
                 if record.armed:
                     guard.begin(record)
                     return
@@ -130,8 +132,9 @@ def _reflects(owner: type, name: str) -> Any:
 
 def _before_statement(context: Any, statement: str) -> None:
     record = context._dbapi_connection._connection_record
-    if isinstance(record, BucketRecord):
-        record.check_current()
+    if type(record) is BucketRecord:
+        if now() is not record.target.tenant:
+            record.check_current()
         if not leaves_nothing(context, statement):
             record.dirty = True
             if record.armed:

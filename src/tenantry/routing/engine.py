@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import weakref
+from collections import Counter
 from collections.abc import Mapping
 from contextvars import ContextVar
 from typing import Any, cast
@@ -53,9 +54,11 @@ class RoutedConnection(Connection):
         Whoever asks may do anything with it, so it is cleaned when it comes back. SQLAlchemy
         asks too, to begin and end transactions; the dialect takes that off again.
         """
-        proxy: PoolProxiedConnection = Connection.connection.fget(self)  # type: ignore[attr-defined]
-        record = getattr(proxy, "_connection_record", None)
-        if isinstance(record, BucketRecord):
+        proxy: PoolProxiedConnection | None = self._dbapi_connection
+        if proxy is None:
+            proxy = super().connection
+        record = proxy._connection_record
+        if type(record) is BucketRecord:
             record.lent += 1
             if record.target.filter_rows and record.target.tenant is not None:
                 return cast(PoolProxiedConnection, BareConnection(proxy, record.target.tenant_id))
@@ -69,11 +72,17 @@ class RoutedConnection(Connection):
         finally:
             _opened_anew.reset(token)
 
-    def _execute_context(self, *args: Any, **options: Any) -> Any:
+    def execution_options(self, **options: Any) -> Any:
+        """As SQLAlchemy's. The token of a session concerns its objects; it is set at no cost."""
+        if len(options) == 1 and "identity_token" in options:
+            return self
+        return super().execution_options(**options)
+
+    def _handle_dbapi_exception(self, e: BaseException, *args: Any, **options: Any) -> Any:
         # SQLAlchemy wraps what is raised before a statement is sent in an error of its own, and
         # who retries database errors would retry a refusal.
         try:
-            return super()._execute_context(*args, **options)
+            super()._handle_dbapi_exception(e, *args, **options)
         except StatementError as error:
             if isinstance(error.orig, TenantryError):
                 raise error.orig from None
@@ -141,10 +150,9 @@ class RoutedEngine(Engine):
                     view.__dict__[name] = value
 
     def _target(self) -> Target:
-        is_async = self.dialect.is_async
         if self._pin is not None or self._pin_shared:
-            return self._router.target(self._pin, is_async)
-        return self._router.current_target(is_async)
+            return self._router.target(self._pin, self.dialect.is_async)
+        return self._router.current_target(self.dialect.is_async)
 
     def connect(self) -> Connection:
         """A connection to the current (or pinned) tenant's place.
@@ -155,9 +163,14 @@ class RoutedEngine(Engine):
             ServerUnavailableError: Its server does not answer.
             BudgetExhaustedError: No connection became free in time.
         """
-        target = self._target()
+        # Every transaction comes this way, so it calls as little as it can.
+        router = self._router
+        if self._pin is not None:
+            target = router.target(self._pin, self.dialect.is_async)
+        else:
+            target = self._target()
         mine = self._whole or _root(self)
-        serving = self._router.engine_for(target)
+        serving = router.engine_for(target)
         engine = self
         if serving is not mine and _kind(serving) != _kind(mine):
             engine = serving
@@ -172,7 +185,8 @@ class RoutedEngine(Engine):
             connection.dialect = serving.dialect
         if target.translate is not None:
             connection = connection.execution_options(schema_translate_map={None: target.translate})
-        keep_rows(connection, target)
+        if target.rows or target.filter_rows:
+            keep_rows(connection, target)
         return connection
 
     def _checkout(self, target: Target) -> PoolProxiedConnection:
@@ -255,6 +269,7 @@ class Router:
         self._primary: dict[tuple[str, bool], RoutedEngine] = {}
         self._fronts: dict[tuple[str, bool], RoutedEngine] = {}
         self._unmet: dict[tuple[str, bool], RoutedEngine] = {}
+        self._meeting: Counter[RoutedEngine] = Counter()
         self._targets: dict[tuple[str | None, bool], Target] = {}
         self._pinned_tenant: str | None = None
         self._lock = threading.RLock()
@@ -309,14 +324,14 @@ class Router:
         """
         if tenant is None:
             return self._shared_target(is_async)
-        known = self.known(tenant.id, is_async)
-        if known is not tenant:
-            if known.key != tenant.key:
-                raise UnknownTenantError(
-                    f"tenant {tenant.id!r} was deleted and created anew; enter it again",
-                    tenant_id=tenant.id,
-                )
-        known.check_serving()
+        known = self.directory.peek(tenant.id) or self.known(tenant.id, is_async)
+        if known is not tenant and known.key != tenant.key:
+            raise UnknownTenantError(
+                f"tenant {tenant.id!r} was deleted and created anew; enter it again",
+                tenant_id=tenant.id,
+            )
+        if known.state is not State.READY:
+            known.check_serving()
         target = self._targets.get((known.id, is_async))
         if target is not None and (target.tenant is known or target.tenant == known):
             return target
@@ -404,25 +419,34 @@ class Router:
             self._engines[key] = primary
             return primary
         with self._lock:  # one for all who come at once, so that one connection is opened
-            engine = self._unmet.get(key) or self._create(
-                target.server, target.url.drivername, target.is_async
-            )
-            self._unmet[key] = engine
-        RoutedConnection(engine, engine._checkout(target)).close()
-        mine = fingerprint(engine)
-        with self._lock:
-            self._unmet.pop(key, None)
             if key in self._engines:
                 return self._engines[key]
-            for other in set(self._engines.values()):
-                if other.dialect.is_async == target.is_async and fingerprint(other) == mine:
-                    self._engines[key] = other
-                    break
-            else:
-                self._engines[key] = engine
-        if self._engines[key] is not engine:
-            engine.dispose()
-        return self._engines[key]
+            engine = self._unmet.get(key)
+            if engine is None:
+                engine = self._create(target.server, target.url.drivername, target.is_async)
+                self._unmet[key] = engine
+            self._meeting[engine] += 1
+        try:
+            RoutedConnection(engine, engine._checkout(target)).close()
+            mine = fingerprint(engine)
+            with self._lock:
+                self._unmet.pop(key, None)
+                if key not in self._engines:
+                    alike = (
+                        other
+                        for other in set(self._engines.values())
+                        if other.dialect.is_async == target.is_async and fingerprint(other) == mine
+                    )
+                    self._engines[key] = next(alike, engine)
+                return self._engines[key]
+        finally:
+            with self._lock:
+                self._meeting[engine] -= 1
+                is_last = self._meeting[engine] == 0
+                if is_last:
+                    del self._meeting[engine]
+            if is_last and self._engines.get(key) is not engine:
+                engine.dispose()
 
     def _create(self, server: Server, drivername: str, is_async: bool) -> RoutedEngine:
         url = server.url.set(drivername=drivername)

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import socket
+import time
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any
 
@@ -58,6 +59,12 @@ SELECT EXISTS (
   WHERE (r.rolsuper OR r.rolbypassrls) AND pg_catalog.pg_has_role(r.oid, 'MEMBER'))::int, EXISTS (
   SELECT FROM pg_catalog.pg_class c
   WHERE c.relrowsecurity AND pg_catalog.pg_has_role(c.relowner, 'MEMBER'))::int"""
+
+
+# After so many seconds a server may have closed an idle connection (MariaDB's wait_timeout is
+# whole seconds), so it is pointed anew even at the place where it points: nothing was sent yet,
+# and it can be opened once more.
+_IDLE_IN_DOUBT = 1.0
 
 
 class Reopen(Exception):
@@ -156,7 +163,10 @@ def _own_pid(record: BucketRecord) -> int:
 def point(record: BucketRecord) -> None:
     """Make the connection what its target says, before its first statement."""
     target = record.target
-    if target.switch_to is not None and record.database != target.switch_to:
+    if target.switch_to is not None and (
+        record.database != target.switch_to
+        or time.monotonic() - record.returned_at > _IDLE_IN_DOUBT
+    ):
         record.database = None  # in doubt until the server has answered
         try:
             _select_database(record, target.switch_to)
@@ -324,9 +334,11 @@ def clean(record: BucketRecord) -> None:
 
     Costs nothing when the transaction was ended and nothing but plain statements ran.
     """
+    dirty = record.dirty or record.lent > 0
+    if not (dirty or record.armed or record.in_transaction) and record.target.arm is None:
+        return
     connection = record.dbapi_connection
     assert connection is not None
-    dirty = record.dirty or record.lent > 0
     if record.armed:
         end(record, "ROLLBACK")
         dirty = record.dirty or record.lent > 0

@@ -17,7 +17,7 @@ from collections import Counter, OrderedDict, deque
 from collections.abc import Callable, Hashable
 from concurrent.futures import Future, InvalidStateError
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from .. import events
 from ..errors import BudgetExhaustedError, ConfigurationError
@@ -31,8 +31,7 @@ __all__ = ["Budget", "Grant"]
 Wait = Callable[["Future[Grant]", float], "Grant"]
 
 
-@dataclass
-class Grant:
+class Grant(NamedTuple):
     """Either an idle *record*, or (``None``) permission to open one.
 
     *evicted* must be closed first; it made the room.
@@ -334,8 +333,10 @@ class Budget:
         self._buckets[record.bucket_key].idle.remove(record)
 
     def _unhold(self, owner: str) -> None:
-        self._held_by[owner] -= 1
-        if self._held_by[owner] <= 0:
+        held = self._held_by[owner] - 1
+        if held > 0:
+            self._held_by[owner] = held
+        else:
             del self._held_by[owner]
 
     def _uncount(self, key: Hashable) -> None:

@@ -59,7 +59,8 @@ _inherited: list[Any] = []
 class BucketRecord(_ConnectionRecord):
     """SQLAlchemy's record of one connection, and what the guard must know of it.
 
-    *target* is what it serves now, *database* where it points (servers that can be switched),
+    *target* is what it serves now, *database* where it points (servers that can be switched) and
+    *returned_at* when it came back, in monotonic seconds,
     *armed* whether BEGIN is ours, *session_armed* whether the session itself was armed,
     *isolation_level* and what follows the options of the next BEGIN, *prepared* the statements
     prepared for each tenant (asyncpg),
@@ -76,6 +77,7 @@ class BucketRecord(_ConnectionRecord):
         self.epoch = pool.epoch
         self.driver = target.url.get_driver_name()
         self.database: str | None = None
+        self.returned_at = 0.0
         self.armed = False
         self.prepared: LRUCache[str, Any] | None = None
         self.lend(target)
@@ -94,25 +96,25 @@ class BucketRecord(_ConnectionRecord):
 
     def get_connection(self) -> DBAPIConnection:
         """The open connection, pointed and armed; opened first if need be."""
-        was_open = self.dbapi_connection is not None
-        connection = self._connected()
-        try:
-            guard.point(self)
-        except self.pool.driver_error:
-            if not was_open:
-                raise
-            # It died while it was idle (a server's idle timeout); nothing was sent yet.
-            self.invalidate()
-            connection = self._connected()
-            guard.point(self)
+        before = self.dbapi_connection
+        connection = super().get_connection()
+        if connection is not before:
+            connection = self._prepare(connection)
+        if self.target.is_pointed:
+            try:
+                guard.point(self)
+            except self.pool.driver_error:
+                if before is None:
+                    raise
+                # It died while it was idle (a server's idle timeout); nothing was sent yet.
+                self.invalidate()
+                connection = self._prepare(super().get_connection())
+                guard.point(self)
         self.lent = 0
         return connection
 
-    def _connected(self) -> DBAPIConnection:
-        before = self.dbapi_connection
-        connection = super().get_connection()
-        if connection is before:
-            return connection
+    def _prepare(self, connection: DBAPIConnection) -> DBAPIConnection:
+        """Make a fresh connection fit for its bucket; it may have to be opened once more."""
         try:
             guard.prepare_new(self)
         except guard.Reopen:
@@ -213,16 +215,16 @@ class RoutedPool(Pool):
 
     def _do_get(self) -> ConnectionPoolEntry:
         target = target_of_checkout.get() or self._decide()
-        key = (id(self), target.bucket, self.running_loop())
-        grant = self._budget.take(
-            key, target.owner, target.server.name, target.server.max_connections, self._wait
-        )
+        loop = self.running_loop() if self._dialect.is_async else None
+        server, owner = target.server, target.owner
+        key = (id(self), target.bucket, loop)
+        grant = self._budget.take(key, owner, server.name, server.max_connections, self._wait)
         try:
             if grant.evicted is not None:
                 self._close(grant.evicted, "evicted")
             record = grant.record or BucketRecord(self, key, target)
         except BaseException:
-            self._budget.hand_back(Grant(grant.record), key, target.owner)
+            self._budget.hand_back(Grant(grant.record), key, owner)
             raise
         record.lend(target)
         self._out.add(record)
@@ -231,6 +233,8 @@ class RoutedPool(Pool):
     def _do_return_conn(self, record: ConnectionPoolEntry) -> None:
         assert isinstance(record, BucketRecord)
         self._out.discard(record)
+        if record.database is not None:
+            record.returned_at = time.monotonic()
         stale = record.dbapi_connection is not None and self._is_stale(record)
         if stale:
             self._close(record, "generation")
