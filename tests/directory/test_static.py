@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import os
 from collections.abc import Mapping
@@ -188,6 +189,69 @@ def test_two_names_of_one_machine_are_one_place() -> None:
         from_mapping({"uk": "postgresql://a@h/x", "aus": "postgresql+psycopg://b@H:5432/x"})
     with pytest.raises(DuplicatePlacementError, match="shared"):
         from_mapping({"uk": "postgresql://a@h/x", "shared": "postgresql://a@h/x"})
+
+
+def test_a_database_tenant_is_in_no_database_of_others() -> None:
+    """Whichever comes first, however the database is said, and only where it is the same one."""
+    url = "postgresql://app@db/app"
+    servers = {name: Server.from_url(name, url) for name in ("eu", "again")}
+    servers["far"] = Server.from_url("far", "postgresql://app@other/app")
+    alone = [Placement("eu"), Placement("eu", database="app"), Placement("again")]
+    inside = [
+        Placement("eu", Isolation.SCHEMA, schema="uk"),
+        Placement("again", Isolation.SCHEMA, database="app", schema="uk"),
+        Placement("eu", Isolation.ROWS),
+        Placement("eu", Isolation.ROWS, schema="shop"),
+    ]
+    for one, other in itertools.product(alone, inside):
+        for first, second in ((one, other), (other, one)):
+            tenants = [Tenant("a", first), Tenant("b", second)]
+            with pytest.raises(DuplicatePlacementError, match=r"'b'.*'a'.*have it alone"):
+                MappingDirectory(tenants, servers=servers)
+            directory = MappingDirectory(tenants[:1], servers=servers)
+            with pytest.raises(DuplicatePlacementError, match=r"'b'.*'a'.*have it alone"):
+                directory.add(tenants[1])
+            directory.remove(directory.get("a"))
+            directory.add(tenants[1])
+    apart = [Tenant("a", Placement("far")), Tenant("b", Placement("eu", database="b"))]
+    mixed = [Tenant(f"t{n}", place) for n, place in enumerate((inside[0], *inside[2:]))]
+    assert len(MappingDirectory([*apart, *mixed], servers=servers).tenants()) == 5
+
+
+def test_a_schema_is_no_place_for_rows_that_stand_there() -> None:
+    servers = {"eu": Server.from_url("eu", "postgresql://app@db/app")}
+    rows = Tenant("a", Placement("eu", Isolation.ROWS))
+    public = Tenant("b", Placement("eu", Isolation.SCHEMA, schema="public"))
+    for tenants in ([rows, public], [public, rows]):
+        with pytest.raises(DuplicatePlacementError):
+            MappingDirectory(tenants, servers=servers)
+
+
+def test_what_has_no_schemas_inside_is_one_place(tmp_path: Path) -> None:
+    servers = {
+        "files": Server.from_url("files", f"sqlite:///{tmp_path}"),
+        "my": Server.from_url("my", "mysql://app@db/app"),
+    }
+    crowds = [
+        (Placement("files", database="a.db"), Placement("files", Isolation.SCHEMA, schema="a")),
+        (
+            Placement("files", Isolation.SCHEMA, database="a.db", schema="x"),
+            Placement("files", Isolation.SCHEMA, database="a.db", schema="y"),
+        ),
+        (
+            Placement("files", Isolation.ROWS, database="a.db"),
+            Placement("files", Isolation.SCHEMA, database="a.db", schema="y"),
+        ),
+        (Placement("my", database="a"), Placement("my", Isolation.SCHEMA, schema="a")),
+        (Placement("my", Isolation.ROWS), Placement("my", Isolation.SCHEMA, schema="app")),
+    ]
+    for crowd in crowds:
+        for one, other in (crowd, crowd[::-1]):
+            with pytest.raises(DuplicatePlacementError):
+                MappingDirectory([Tenant("a", one), Tenant("b", other)], servers=servers)
+    own = Tenant("a", Placement("my"))
+    beside = Tenant("b", Placement("my", Isolation.SCHEMA, schema="b"))
+    assert len(MappingDirectory([own, beside], servers=servers).tenants()) == 2
 
 
 def test_keys_differ_by_place_and_hold_no_secret() -> None:

@@ -7,6 +7,8 @@ import socket
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,7 @@ import pytest
 from sqlalchemy import create_engine, event, inspect, text
 from sqlalchemy.engine import make_url
 
-from tenantry import Placement, Server, Tenant
+from tenantry import Isolation, Placement, Server, Tenant
 from tenantry.directory import TableDirectory
 from tenantry.errors import (
     ConfigurationError,
@@ -114,6 +116,65 @@ def test_servers_show_that_two_names_are_one_machine(tmp_path: Path) -> None:
     for place in (Placement("mian"), Placement("files", database="../x.db")):
         refused(ConfigurationError, directory.add, Tenant("x", place))
     directory.add(Tenant("x", Placement("europe", database="x")))
+
+
+def test_a_database_tenant_is_in_no_database_of_others(tmp_path: Path) -> None:
+    servers = {
+        "eu": Server.from_url("eu", "postgresql://app@db/app"),
+        "again": Server.from_url("again", "postgresql://other@db:5432/app"),
+        "far": Server.from_url("far", "postgresql://app@far/app"),
+        "my": Server.from_url("my", "mysql://app@db/app"),
+        "files": Server.from_url("files", f"sqlite:///{tmp_path}/files"),
+    }
+    schema, rows = Isolation.SCHEMA, Isolation.ROWS
+    crowds = [
+        (Placement("eu"), Placement("again", schema, database="app", schema="a")),
+        (Placement("eu", database="app"), Placement("eu", rows)),
+        (Placement("again"), Placement("eu", rows, schema="shop")),
+        (Placement("eu", rows), Placement("again", schema, schema="public")),
+        (Placement("my", database="a"), Placement("my", schema, schema="a")),
+        (Placement("my", rows), Placement("my", schema, schema="app")),
+        (Placement("files", database="a.db"), Placement("files", schema, schema="a")),
+        (
+            Placement("files", rows, database="a.db"),
+            Placement("files", schema, database="a.db", schema="x"),
+        ),
+    ]
+    fine = [
+        (Placement("far"), Placement("eu", schema, schema="a")),
+        (Placement("eu", database="b"), Placement("eu", rows)),
+        (Placement("eu", rows), Placement("eu", schema, schema="a")),
+        (Placement("eu", schema, schema="b"), Placement("again", schema, schema="a")),
+        (Placement("my"), Placement("my", schema, schema="a")),
+        (Placement("files", database="b.db"), Placement("files", schema, schema="a")),
+    ]
+    directory = TableDirectory(f"sqlite:///{tmp_path}/control.db", servers=servers)
+    directory.create_tables()
+    for pair in crowds + fine:
+        for one, other in (pair, pair[::-1]):
+            first = directory.add(Tenant("a", one))
+            if pair in crowds:
+                refused(DuplicatePlacementError, directory.add, Tenant("b", other))
+            else:
+                directory.remove(directory.add(Tenant("b", other)))
+            directory.remove(first)
+    directory.close()
+
+
+def test_who_was_recorded_in_a_crowd_can_still_be_suspended(tmp_path: Path) -> None:
+    engine = create_engine(f"sqlite:///{tmp_path}/control.db")
+    directory = TableDirectory(engine)
+    directory.create_tables()
+    uk = directory.add(Tenant("uk", Placement("eu", database="app")))
+    directory.add(Tenant("aus", Placement("eu", Isolation.SCHEMA, "aus", "aus")))
+    with engine.begin() as connection:
+        connection.execute(text("UPDATE tenantry_tenants SET database = 'app' WHERE id = 'aus'"))
+    away = directory.replace(uk.with_state("suspended"), expected=uk)
+    elsewhere = directory.replace(
+        replace(away, placement=Placement("eu", database="uk")), expected=away
+    )
+    refused(DuplicatePlacementError, partial(directory.replace, expected=elsewhere), away)
+    engine.dispose()
 
 
 def test_attributes_that_json_cannot_hold_are_refused(make_table: MakeTable) -> None:

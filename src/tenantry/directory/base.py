@@ -14,6 +14,8 @@ from ..tenant import Isolation, Placement, Tenant
 
 __all__ = ["Directory", "WritableDirectory", "check_placements", "default_database"]
 
+# Where tables of `rows` tenants are when no schema is said; a `schema` tenant may not be there.
+USUAL_SCHEMAS = {"postgresql": "public", "mssql": "dbo"}
 _PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433, "oracle": 1521}
 # SQLite keeps these beside a database file, so no tenant's file may be called so
 # (sqlite.org/tempfiles.html).
@@ -150,7 +152,45 @@ def place_of(placement: Placement, server: Server) -> tuple[str, ...]:
     address = f"{(server.url.host or 'localhost').lower()}:{port}"
     if server.kind == "mysql":
         return ("mysql", address, placement.schema or database)
-    return (server.kind, address, database, placement.schema or "")
+    schema = placement.schema
+    if placement.isolation is Isolation.ROWS:
+        schema = schema or USUAL_SCHEMAS.get(server.kind)
+    return (server.kind, address, database, schema or "")
+
+
+def database_of(placement: Placement, server: Server) -> tuple[str, ...]:
+    """The whole database that a placement stands in, or the file; comparable as a place is.
+
+    Raises:
+        ConfigurationError: A file name leads out of the SQLite server's root.
+    """
+    if server.kind == "sqlite" and not placement.database and placement.schema:
+        # What is attached under the schema's name.
+        placement = Placement(placement.server, database=f"{placement.schema}.db")
+    place = place_of(placement, server)
+    return place[:2] if server.kind == "sqlite" else place[:3]
+
+
+def clash(one: Isolation, other: Isolation, kind: str | None = None) -> bool:
+    """Whether two tenants may not stand in one database, each in its own schema.
+
+    A ``database`` tenant's own is the whole of it, and where a *kind* of server has databases
+    without schemas in them, a ``schema`` tenant's too.
+    """
+    if one is other is Isolation.ROWS:
+        return False
+    return Isolation.DATABASE in (one, other) or kind in ("sqlite", "mysql")
+
+
+def crowded(tenant: Tenant, other: str) -> DuplicatePlacementError:
+    """The error for a tenant in a database that is another's as a whole, or the other way round."""
+    whole = tenant.placement.isolation is Isolation.DATABASE
+    return DuplicatePlacementError(
+        f"tenant {tenant.id!r} cannot be placed at {tenant.placement}: tenant {other!r} is in that "
+        f"database, and {'the new one' if whole else 'that one'} would have it alone; give "
+        "isolation 'database' a database of its own",
+        tenant_id=tenant.id,
+    )
 
 
 def _file(database: str, server: Server) -> str:
@@ -173,7 +213,7 @@ def _file(database: str, server: Server) -> str:
 
 
 def check_placements(tenants: Iterable[Tenant], servers: Mapping[str, Server]) -> None:
-    """Refuse two tenants in one place.
+    """Refuse two tenants in one place, and any beside a tenant who has the database as a whole.
 
     Tenants with ``rows`` isolation share a place with each other, and with nobody else.
 
@@ -182,6 +222,7 @@ def check_placements(tenants: Iterable[Tenant], servers: Mapping[str, Server]) -
         ConfigurationError: A tenant's server is not configured.
     """
     taken: dict[tuple[str, ...], Tenant] = {}
+    databases: dict[tuple[str, ...], dict[Isolation, Tenant]] = {}
     for tenant in tenants:
         check_tenant_id(tenant.id)
         server = server_of(tenant, servers)
@@ -197,6 +238,12 @@ def check_placements(tenants: Iterable[Tenant], servers: Mapping[str, Server]) -
                 "give each its own database, schema or file",
                 tenant_id=tenant.id,
             )
+        own = tenant.placement.isolation
+        first = databases.setdefault(database_of(tenant.placement, server), {})
+        first.setdefault(own, tenant)
+        for isolation, other in first.items():
+            if other is not tenant and clash(own, isolation, server.kind):
+                raise crowded(tenant, other.id)
 
 
 def server_of(tenant: Tenant, servers: Mapping[str, Server]) -> Server:

@@ -10,6 +10,7 @@ from typing import Any
 
 from sqlalchemy import (
     Table,
+    and_,
     bindparam,
     delete,
     func,
@@ -24,7 +25,8 @@ from sqlalchemy.engine import Connection
 
 from ..errors import ConfigurationError, DirectoryUnavailableError, DuplicatePlacementError
 from ..tenant import Isolation, Placement, State, Tenant
-from .base import check_identifiers
+from .base import check_identifiers, crowded
+from .spellings import Spellings
 from .tables import Tables
 
 __all__ = ["Records", "digest", "taken"]
@@ -92,9 +94,9 @@ class Records:
         return last + 1
 
     def check_free(
-        self, connection: Connection, tenant: Tenant, places: Sequence[str], *, new: bool = False
+        self, connection: Connection, tenant: Tenant, said: Spellings, *, new: bool = False
     ) -> int:
-        """Refuse a name or place of another tenant; *places* are digests of one and the same.
+        """Refuse a name or place of another tenant, and a database that one has alone.
 
         For a *new* tenant also an id that is taken, and a key that any tenant has or had. One
         query: a sign-up waits for it. Returns the first generation that no tenant of this id
@@ -106,12 +108,18 @@ class Records:
                 "id": tenant.id,
                 "key": tenant.key,
                 "names": [tenant.id, *check_identifiers(tenant)],
-                "places": list(places),
+                "places": [digest(*each) for each in said.places],
+                "databases": said.databases,
+                "servers": said.servers,
+                "own": said.own,
+                "crowd": said.crowd,
             },
         )
         owners: dict[str, list[str]] = {}
         generation = 1
         for what, owner, number in found:
+            if owner is None:
+                continue  # the least of none
             generation = max(generation, (number or 0) + 1)
             owners.setdefault(what, []).append(owner)
         if new and tenant.id in owners.get("name", ()):
@@ -126,6 +134,8 @@ class Records:
             for owner in owners.get(what, ()):
                 if owner != tenant.id:
                     raise taken(tenant, words, owner)
+        for owner in owners.get("crowd", ()):
+            raise crowded(tenant, owner)
         if new and "left" in owners:
             self._forget_identifiers(connection, tenant)  # nobody's, and not to be this tenant's
         return generation
@@ -180,6 +190,18 @@ class Records:
             tenant_id: Any = bindparam("id")
             key: Any = bindparam("key")
             none: Any = literal_column("0")
+            least: Any = func.min(tenants.c.id)  # one will do, there may be thousands
+            here: Any = or_(
+                and_(
+                    tenants.c.server.in_(bindparam("servers", expanding=True)),
+                    tenants.c.database.in_(bindparam("databases", expanding=True)),
+                ),
+                and_(
+                    tenants.c.server.in_(bindparam("own", expanding=True)),
+                    tenants.c.database.is_(None),
+                ),
+            )
+            crowd: Any = tenants.c.isolation.in_(bindparam("crowd", expanding=True))
 
             def part(what: str, owner: Any, number: Any, where: Any) -> Any:
                 return select(literal_column(f"'{what}'"), owner, number).where(where)
@@ -199,6 +221,7 @@ class Records:
                     none,
                     place.in_(bindparam("places", expanding=True)),
                 ),
+                part("crowd", least, none, and_(here, crowd, tenants.c.id != tenant_id)),
                 part("key", tenants.c.id, none, tenants.c.key == key),
                 part("key", buried.c.id, none, buried.c.key == key),
                 part("buried", buried.c.id, buried.c.generation, buried.c.id == tenant_id),

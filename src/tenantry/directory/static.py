@@ -18,6 +18,9 @@ from ..tenant import Isolation, Placement, Tenant
 from .base import (
     check_identifiers,
     check_placements,
+    clash,
+    crowded,
+    database_of,
     lost,
     place_of,
     reset_after_fork,
@@ -38,7 +41,7 @@ class MappingDirectory:
     """The tenants in memory. Changes hold for this process only, and until it ends.
 
     Give it *servers*, and it compares places by what is really there: two names of one machine
-    are one machine, and a file stays below its server's root.
+    are one machine, a schema of MySQL is a database, and a file stays below its server's root.
 
     Raises:
         DuplicatePlacementError: Two tenants share an id, an identifier or a place.
@@ -54,6 +57,7 @@ class MappingDirectory:
         self._tenants: dict[str, Tenant] = {}
         self._identifiers: dict[str, str] = {}
         self._places: dict[tuple[str, ...], dict[str, Isolation]] = {}
+        self._databases: dict[tuple[str, ...], dict[Isolation, set[str]]] = {}
         self._generations: dict[str, int] = {}
         self._keys: set[str] = set()
         given = list(tenants)
@@ -144,6 +148,14 @@ class MappingDirectory:
             return place_of(place, server_of(tenant, self._servers))
         return (place.server, place.database or "", place.schema or "")
 
+    def _database(self, tenant: Tenant) -> tuple[tuple[str, ...], str | None]:
+        """The database that the tenant is in, and its kind, if that is known."""
+        place = tenant.placement
+        if self._servers is None:
+            return (place.server, place.database or ""), None
+        server = server_of(tenant, self._servers)
+        return database_of(place, server), server.kind
+
     def _check_free(self, tenant: Tenant) -> None:
         other = self._tenants.get(tenant.id)
         if other is not None and other.key != tenant.key:
@@ -159,10 +171,17 @@ class MappingDirectory:
         for owner, isolation in here.items():
             if owner != tenant.id and not (rows and isolation is Isolation.ROWS):
                 raise _taken(tenant, f"the place {tenant.placement}", owner)
+        database, kind = self._database(tenant)
+        for isolation, owners in self._databases.get(database, {}).items():
+            others = owners - {tenant.id}
+            if others and clash(tenant.placement.isolation, isolation, kind):
+                raise crowded(tenant, min(others))
 
     def _put(self, tenant: Tenant) -> None:
         place = self._places.setdefault(self._place(tenant), {})
         place[tenant.id] = tenant.placement.isolation
+        database = self._databases.setdefault(self._database(tenant)[0], {})
+        database.setdefault(tenant.placement.isolation, set()).add(tenant.id)
         for name in check_identifiers(tenant):
             self._identifiers[name] = tenant.id
         self._generations[tenant.id] = tenant.generation
@@ -173,6 +192,8 @@ class MappingDirectory:
     def _take(self, tenant: Tenant, *, keep: tuple[str, ...] = ()) -> None:
         # What stays is never taken out in between: readers ask for no lock.
         self._places[self._place(tenant)].pop(tenant.id, None)
+        for ids in self._databases[self._database(tenant)[0]].values():
+            ids.discard(tenant.id)
         for name in tenant.identifiers:
             if name not in keep:
                 self._identifiers.pop(name, None)

@@ -13,9 +13,10 @@ from ..errors import DirectoryUnavailableError, bare_errors
 from ..naming import check_tenant_id, is_identifier, is_tenant_id
 from ..servers import Server
 from ..tenant import Tenant
-from .base import lost, place_of, reset_after_fork, server_of, unknown
+from .base import lost, reset_after_fork, unknown
 from .control import ControlDatabase, Where
 from .records import Records, digest, taken
+from .spellings import spellings
 from .tables import Tables
 
 __all__ = ["TableDirectory"]
@@ -109,29 +110,31 @@ class TableDirectory:
 
     def add(self, tenant: Tenant) -> Tenant:
         """Record a new tenant; see :class:`WritableDirectory`."""
-        places = self._places(tenant)
+        said = spellings(tenant, self._servers)
         key = tenant.key if tenant.key != tenant.id else str(uuid.uuid4())
 
         def add(link: Connection) -> Tenant:
             new = replace(tenant, key=key)
-            generation = self._records.check_free(link, new, places, new=True)
+            generation = self._records.check_free(link, new, said, new=True)
             new = replace(new, generation=max(tenant.generation, generation))
-            return self._records.insert(link, new, places[0])
+            return self._records.insert(link, new, digest(*said.places[0]))
 
         return self._write(tenant, add)
 
     def replace(self, tenant: Tenant, *, expected: Tenant) -> Tenant:
         """Record a change; see :class:`WritableDirectory`."""
-        places = self._places(tenant)
+        said = spellings(tenant, self._servers)
 
         def change(link: Connection) -> Tenant:
             before = self._records.get(link, expected.id)
             if before is None or before != expected or tenant.id != expected.id:
                 raise lost(expected)
-            generation = before.generation + (tenant.placement != before.placement)
+            moved = tenant.placement != before.placement
+            generation = before.generation + moved
             new = replace(tenant, key=before.key, generation=max(tenant.generation, generation))
-            self._records.check_free(link, new, places)
-            return self._records.update(link, new, places[0])
+            # Who stays is let be: whatever was recorded once can be suspended and deleted.
+            self._records.check_free(link, new, said if moved else replace(said, crowd=[]))
+            return self._records.update(link, new, digest(*said.places[0]))
 
         return self._write(tenant, change)
 
@@ -167,26 +170,6 @@ class TableDirectory:
             if "IntegrityError" not in names:
                 raise
         raise taken(tenant, "the id, the key, an identifier or the place")
-
-    def _places(self, tenant: Tenant) -> list[str]:
-        """Digests of the tenant's place: the one that is recorded, then other names of it."""
-        place = tenant.placement
-        places = [(place.server, place.database, place.schema)]
-        if self._servers is not None:
-            server = server_of(tenant, self._servers)
-            here = place_of(place, server)
-            for name, other in self._servers.items():
-                if other.kind != server.kind:
-                    continue
-                databases = {place.database}
-                if other.kind != "sqlite":
-                    databases |= {other.url.database, None}  # the server's own, said or not
-                places += [
-                    (name, database, place.schema)
-                    for database in databases
-                    if place_of(replace(place, server=name, database=database), other) == here
-                ]
-        return [digest(*each) for each in places]
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} at {self._control!r}>"

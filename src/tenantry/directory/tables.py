@@ -11,6 +11,7 @@ from sqlalchemy import (
     Boolean,
     Column,
     DateTime,
+    Index,
     Integer,
     MetaData,
     String,
@@ -65,6 +66,8 @@ class Tables:
             Column("attributes", JSON, nullable=False),
             Column("created_at", DateTime, nullable=False),
             Column("updated_at", DateTime, nullable=False),
+            # Who else is in a database: one tenant may have it alone.
+            Index(f"ix_{name}_database", "server", "database", "isolation"),
             **_OPTIONS,
         )
         self.identifiers = Table(

@@ -174,6 +174,29 @@ class WritableDirectoryContract(DirectoryContract):
         alone = Placement("main", database="rows.db")
         _refused(DuplicatePlacementError, directory.add, _tenant("eu", placement=alone))
 
+    def test_a_database_of_its_own_is_shared_with_nobody(self) -> None:
+        def schema(database: str, name: str) -> Placement:
+            return Placement("main", Isolation.SCHEMA, database=database, schema=name)
+
+        directory = self.make([])
+        directory.add(_tenant("uk", placement=schema("app.db", "uk")))
+        alone = _tenant("eu", placement=Placement("main", database="app.db"))
+        message = _refused(DuplicatePlacementError, directory.add, alone)
+        assert "'eu'" in message
+        assert "'uk'" in message
+        eu = directory.add(_tenant("eu", placement=Placement("main", database="eu.db")))
+        rows = Placement("main", Isolation.ROWS, database="eu.db", schema="shop")
+        for place in (schema("eu.db", "aus"), rows):
+            _refused(DuplicatePlacementError, directory.add, _tenant("aus", placement=place))
+        moved = replace(eu, placement=alone.placement)
+        _refused(DuplicatePlacementError, directory.replace, moved, expected=eu)
+        assert [tenant.id for tenant in directory.tenants()] == ["eu", "uk"]
+        # The tenant's own old place is in nobody's way, and free as soon as it is left.
+        inside = directory.replace(replace(eu, placement=schema("eu.db", "eu")), expected=eu)
+        left = replace(inside, placement=schema("else.db", "eu"))
+        directory.replace(left, expected=inside)
+        directory.add(_tenant("aus", placement=Placement("main", database="eu.db")))
+
     def test_a_change_is_recorded(self) -> None:
         directory = self.make([_tenant("uk", identifiers=("a", "b"))])
         before = directory.get("uk")
