@@ -5,8 +5,10 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
+import pytest
+
 from tenantry.fleet import Access, Journal, Scripts, Settings, migrate_tenants, migration_status
-from tenantry.fleet.apply import apply
+from tenantry.fleet.apply import MovedOnError, apply
 from tenantry.fleet.fingerprint import shapes_of
 from tenantry.fleet.migrate import offline_dialect
 from tenantry.fleet.plan import Plan
@@ -95,6 +97,42 @@ def test_the_journal_remembers_and_a_pause_is_kept(make_fleet: MakeFleet, tmp_pa
         assert run.state == "done"
         assert len(journal.items(run)) == 6
         assert {item["status"] for item in journal.items(run)} <= {"done", "unchanged"}
+
+
+def test_a_plan_that_comes_too_late_changes_nothing(make_fleet: MakeFleet, tmp_path: Path) -> None:
+    """Somebody else was faster, went back again, or took the version table away."""
+    fleet = make_fleet(1)
+    ini = project(
+        tmp_path,
+        {
+            "n1": "op.create_table('notes', sa.Column('id', sa.Integer))",
+            "n2": "op.execute('INSERT INTO notes VALUES (2)')",
+        },
+    )
+    scripts = Scripts(ini)
+    with Access(fleet.tenancy.servers, keep=2) as access:
+        place = access.place(fleet.tenant("t000"))
+        with access.connect(place.server, place.database) as connection:
+            dialect = offline_dialect(connection)
+        first = scripts.plan((), "n1", dialect)
+        second = scripts.plan(first.after, "n2", dialect)
+        with pytest.raises(MovedOnError):
+            apply(access, place, second, scripts)
+        apply(access, place, first, scripts)
+        with pytest.raises(MovedOnError):
+            apply(access, place, first, scripts)
+        apply(access, place, second, scripts)
+        with pytest.raises(MovedOnError):
+            apply(access, place, second, scripts)
+        assert fleet.rows("t000", "SELECT id FROM notes") == [(2,)]
+        fleet.execute("t000", "UPDATE alembic_version SET version_num = 'n1'")
+        fleet.execute("t000", "INSERT INTO alembic_version VALUES ('other')")
+        with pytest.raises(MovedOnError):
+            apply(access, place, second, scripts)
+        fleet.execute("t000", "DELETE FROM alembic_version")
+        with pytest.raises(MovedOnError):
+            apply(access, place, second, scripts)
+    assert fleet.rows("t000", "SELECT id FROM notes") == [(2,)]
 
 
 def test_batches_and_live_runs_give_the_same_databases(

@@ -21,7 +21,13 @@ from sqlalchemy import Connection
 
 from ..backends import SQLite
 from ..backends.base import sqlstate
-from ..backends.versions import MOVED_ON, STEPS_TABLE, begin_message, guard, read_heads
+from ..backends.versions import (
+    STEPS_TABLE,
+    begin_message,
+    guard,
+    read_heads,
+    says_moved_on,
+)
 from ..errors import MigrationError
 from .access import Access, Place, missing
 from .locks import holding, lock_name
@@ -113,6 +119,8 @@ def _apply_batch(
             try:
                 send(connection, _message(place, steps, table, lock_timeout))
             except Exception as error:
+                if says_moved_on(sqlstate(error), str(error), table):
+                    raise MovedOnError(tenant_id=place.name) from error
                 failed = _first_left(connection, place, steps, table)
                 raise translated(error, place, failed) from error
 
@@ -417,8 +425,6 @@ def _says_done(error: BaseException) -> bool:
 def translated(error: BaseException, place: Place, revision: str) -> MigrationError:
     """What an error of a database means for a migration."""
     state = sqlstate(error)
-    if state == MOVED_ON:
-        return MovedOnError(tenant_id=place.name)
     text = str(error)
     if state in _LOCK_STATES or _number(error) in _LOCK_NUMBERS or "database is locked" in text:
         return LockedError(tenant_id=place.name)
