@@ -11,7 +11,6 @@ import random
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,9 +23,11 @@ from tenantry.fleet.fingerprint import Shape, shapes_of
 from tests.fleet.conftest import MakeFleet
 from tests.fleet.fleets import Fleet, kill, project
 
+#: The promise; fewer where time is short.
+KILLS = int(os.environ.get("TENANTRY_TEST_KILLS", "100"))
 SIZES = [
     pytest.param((3, 3), id="short"),
-    pytest.param((50, 100), id="promised", marks=[pytest.mark.long, pytest.mark.timeout(3600)]),
+    pytest.param((50, KILLS), id="promised", marks=[pytest.mark.long, pytest.mark.timeout(3600)]),
 ]
 
 #: A revision of each sort: a table, rows, an index outside any transaction, a live one.
@@ -75,23 +76,26 @@ def test_kill_9_leaves_no_tenant_between_two_revisions(
     *victims, reference = fleet.ids
     expected = shapes_by_revision(fleet, scripts, reference)
     chance = random.Random(4)
+    killed = at_work = begun_again = 0
+    began = time.monotonic()
+    assert fleet.run("status", "--config", str(ini)).returncode == 1
+    start = time.monotonic() - began  # to be up and to look where everybody stands
+    left = _check(fleet, scripts, victims, expected)
     arguments = ["migrate", "--config", str(ini), "--workers", "2", "--canary", "0"]
     for _ in range(kills):
         process = fleet.start(*arguments)
-        journal = fleet.folder / ".tenantry" / "journal.db"
-        deadline = time.monotonic() + 60
-        while not journal.exists() and process.poll() is None and time.monotonic() < deadline:
-            time.sleep(0.02)
-        time.sleep(chance.uniform(0.0, 0.1 * count))
+        time.sleep(start * 0.8 + chance.uniform(0.0, 0.06 * count))
         if process.poll() is None:
             kill(process)
+            killed += 1
         else:
             process.communicate()
-        _check(fleet, scripts, victims, expected)
-        if count >= 10 and not any(
-            each.behind for each in migration_status(fleet.tenancy, scripts)
-        ):
+        before, left = left, _check(fleet, scripts, victims, expected)
+        at_work += 0 < left < before
+        if count >= 10 and left == 0:
             _down(fleet, scripts, victims)
+            left = _check(fleet, scripts, victims, expected)
+            begun_again += 1
     done = fleet.run(*arguments)
     assert done.returncode == 0, done.stdout + done.stderr
     assert not any(each.behind for each in migration_status(fleet.tenancy, scripts))
@@ -99,12 +103,19 @@ def test_kill_9_leaves_no_tenant_between_two_revisions(
     wanted = fleet.rows(reference, "SELECT id, name FROM categories ORDER BY id")
     for tenant_id in victims:
         assert fleet.rows(tenant_id, "SELECT id, name FROM categories ORDER BY id") == wanted
+    print(
+        f"\n{count} tenants, {fleet.kind}: {killed} of {kills} runs killed, {at_work} of them with "
+        f"some revisions applied and others not, {begun_again} times anew"
+    )
 
 
 def _check(
     fleet: Fleet, scripts: Scripts, tenant_ids: list[str], expected: dict[str, Shape]
-) -> None:
-    """Every tenant is whole at its revision; or, where DDL commits itself, says it is within."""
+) -> int:
+    """Every tenant is whole at its revision; or, where DDL commits itself, says it is within.
+
+    Returns how many steps they are behind, together.
+    """
     _wait_for_the_server(fleet)
     tenants = [fleet.tenant(each) for each in tenant_ids]
     with Access(fleet.tenancy.servers, keep=2) as access:
@@ -120,6 +131,7 @@ def _check(
                 assert not set(shape.tables) - {"alembic_version"}
             else:
                 assert shape == wanted, (each.tenant.id, each.standing.revision)
+        return sum(each.behind or 0 for each in standings)
 
 
 def _wait_for_the_server(fleet: Fleet) -> None:
@@ -195,17 +207,18 @@ def reader(fleet: Fleet, tenant_id: str, statement: str) -> Iterator[None]:
 @pytest.mark.parametrize(
     "size",
     [
-        pytest.param((6, 2, 0.4), id="short"),
+        # The promise is 100 ms; a machine that is busy with other tests may need more.
+        pytest.param((6, 2, 0.4, 0.3), id="short"),
         pytest.param(
-            (50, 5, 2.0), id="promised", marks=[pytest.mark.long, pytest.mark.timeout(1200)]
+            (50, 5, 2.0, 0.1), id="promised", marks=[pytest.mark.long, pytest.mark.timeout(1200)]
         ),
     ],
 )
 def test_tables_in_use_hold_up_nobody(
-    make_fleet: MakeFleet, tmp_path: Path, size: tuple[int, int, float]
+    make_fleet: MakeFleet, tmp_path: Path, size: tuple[int, int, float, float]
 ) -> None:
     """The others arrive, no query waits longer than the lock timeout, the next run finishes."""
-    count, in_use, timeout = size
+    count, in_use, timeout, more = size
     fleet = make_fleet(count)
     if fleet.kind == "mariadb":
         timeout = max(1.0, timeout)  # whole seconds there
@@ -223,39 +236,70 @@ def test_tables_in_use_hold_up_nobody(
     statement = (
         "INSERT INTO notes (id) VALUES (1)" if fleet.kind == "sqlite" else "SELECT * FROM notes"
     )
-    waits: list[float] = []
-    stop = threading.Event()
     with contextlib.ExitStack() as stack:
         for tenant_id in locked:
             stack.enter_context(reader(fleet, tenant_id, statement))
-        watcher = threading.Thread(target=_watch, args=(fleet, locked[0], waits, stop))
-        watcher.start()
+        watchers = [_watching(fleet, tenant_id) for tenant_id in locked]
         report = migrate_tenants(
             fleet.tenancy,
             scripts,
             settings=Settings("e2", lock_timeout=timeout, lock_rounds=1),
             workers=4,
         )
-        stop.set()
-        watcher.join()
+        waits = [_longest_wait(each) for each in watchers]
     assert sorted(each.tenant_id for each in report.of("failed")) == sorted(locked)
     assert len(report.of("done")) == count - in_use
     assert {each.error_type for each in report.of("failed")} == {"LockedError"}
     assert report.exit_code == 1
-    assert waits
-    # The promise is 100 ms; a machine that is busy with other tests may need more.
-    assert max(waits) < timeout + 1.0
+    print(f"\n{count} tenants, {fleet.kind}: a query waited {max(waits):.3f} s of {timeout} s")
+    assert max(waits) < timeout + more
+    if fleet.kind != "sqlite":  # a writer stops no reader there until it commits
+        assert min(waits) > timeout / 2
     assert migrate_tenants(fleet.tenancy, scripts).ok
     assert not any(each.behind for each in migration_status(fleet.tenancy, scripts))
 
 
-def _watch(fleet: Fleet, tenant_id: str, waits: list[float], stop: threading.Event) -> None:
-    while not stop.is_set():
+#: Somebody else, in a process of its own: the query's time is not that of this one's threads.
+WATCH = """
+import sys, threading, time
+from sqlalchemy import text
+from tenantry import Tenancy
+from tenantry.fleet import Access
+tenancy = Tenancy.from_file(sys.argv[1])
+access = Access(tenancy.servers)
+told = threading.Event()
+threading.Thread(target=lambda: (sys.stdin.read(), told.set()), daemon=True).start()
+longest = 0.0
+with access.enter(access.place(tenancy.get(sys.argv[2])), autocommit=True) as connection:
+    query = text("SELECT count(*) FROM notes")
+    connection.execute(query).scalar()
+    print("ready", flush=True)
+    while not told.is_set():
         began = time.monotonic()
-        with contextlib.suppress(Exception), fleet.connect(tenant_id) as connection:
-            connection.execute(text("SELECT count(*) FROM notes")).scalar()
-        waits.append(time.monotonic() - began)
-        time.sleep(0.02)
+        connection.execute(query).scalar()
+        longest = max(longest, time.monotonic() - began)
+        time.sleep(0.01)
+print(longest)
+"""
+
+
+def _watching(fleet: Fleet, tenant_id: str) -> subprocess.Popen[str]:
+    """Asks the same again and again until :func:`_longest_wait`."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", WATCH, str(fleet.file), tenant_id],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n"
+    return process
+
+
+def _longest_wait(process: subprocess.Popen[str]) -> float:
+    said, _ = process.communicate(timeout=60)
+    assert process.returncode == 0
+    return float(said)
 
 
 def test_an_index_built_outside_a_transaction_is_mended_after_a_crash(
