@@ -66,6 +66,7 @@ lock:
 	$(COMPILE) --extra all --group test --resolution lowest-direct -o requirements/oldest.txt
 	$(COMPILE) --extra flask --extra cli -o requirements/demo.txt
 	echo 'sqlalchemy<2' | $(COMPILE) --constraint - -o requirements/sa14.txt
+	echo 'distributed>=2024.8' | $(COMPILE) --extra alembic --extra cli - -o requirements/dask.txt
 
 clean:
 	rm -rf $(BUILD) $(NEWEST) dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
