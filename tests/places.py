@@ -10,18 +10,24 @@ from __future__ import annotations
 import asyncio
 import itertools
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-from sqlalchemy import Engine, ForeignKey, MetaData, String, create_engine
+from sqlalchemy import Engine, ForeignKey, MetaData, String, create_engine, make_url
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, relationship
 
 from tenantry import Isolation, Placement, Server, Tenancy, Tenant
+from tenantry.backends import backend_of
+from tenantry.backends.places import places_of
 from tenantry.directory import MappingDirectory
-from tenantry.isolation.policies import policy_statements, rows_metadata
+from tenantry.isolation.policies import (
+    distribution_statements,
+    policy_statements,
+    rows_metadata,
+)
 from tenantry.orm import TenantRows
 from tenantry.tenant import Switch
 from tenantry.testing.address import ServerAddress
@@ -64,9 +70,10 @@ class Kind:
     isolation: Isolation = Isolation.DATABASE
     switch: Switch | None = None
     pooled: bool = False
+    citus: bool = False
 
     def __str__(self) -> str:
-        words = [self.server, self.driver]
+        words = ["citus" if self.citus else self.server, self.driver]
         if self.is_async:
             words.append("async")
         if self.isolation is not Isolation.DATABASE:
@@ -112,6 +119,31 @@ KINDS = [
     Kind("sqlite", "aiosqlite", True, Isolation.SCHEMA),
 ]
 
+#: The coordinator of a Citus, given by address: nobody promises one.
+CITUS_VARIABLE = "TENANTRY_TEST_CITUS_URL"
+CITUS_KINDS = [
+    Kind("postgresql", driver, is_async, isolation, citus=True)
+    for isolation in (Isolation.SCHEMA, Isolation.ROWS)
+    for driver, is_async in (("psycopg", False), ("asyncpg", True))
+]
+
+
+def citus_address(environ: Mapping[str, str] = os.environ) -> ServerAddress | None:
+    """The Citus that the environment names, if it does; everything is made in its database."""
+    given = environ.get(CITUS_VARIABLE)
+    if not given:
+        return None
+    url = make_url(given)
+    return ServerAddress(
+        url.host or "localhost",
+        url.port or 5432,
+        url.username or "postgres",
+        str(url.password or ""),
+        url.database or "postgres",
+        "Citus",
+        "postgresql+psycopg",
+    )
+
 
 @dataclass
 class Place:
@@ -126,6 +158,7 @@ class Place:
     address: ServerAddress | None
     pooler: ServerAddress | None = None
     _made: list[str] = field(default_factory=list)
+    _schemas: list[str] = field(default_factory=list)
     _roles: list[str] = field(default_factory=list)
     _shared_database: str | None = None
     _login: str | None = None
@@ -142,6 +175,7 @@ class Place:
         url = (self.pooler or self.address).url(drivername)
         if self._shares_database:
             url = url.set(database=self.shared_database, username=self.login, password=PASSWORD)
+        options.setdefault("citus", self.kind.citus)
         return Server.from_url(name, url, **options)
 
     @property
@@ -151,6 +185,9 @@ class Place:
     @property
     def shared_database(self) -> str:
         """The one database of tenants with ``schema`` or ``rows`` isolation (PostgreSQL)."""
+        if self.kind.citus:
+            assert self.address is not None
+            return self.address.database  # a new one would have no workers
         if self._shared_database is None:
             self._shared_database = self.database("shared")
             self.execute("REVOKE ALL ON SCHEMA public FROM PUBLIC")
@@ -185,7 +222,8 @@ class Place:
             return Tenant(tenant_id, Placement("main", database=name), **options)
         if self.kind.isolation is Isolation.ROWS:
             database = None if self._shares_database else self.rows_database
-            return Tenant(tenant_id, Placement("main", Isolation.ROWS, database), **options)
+            schema = self.rows_schema if self.kind.citus else None
+            return Tenant(tenant_id, Placement("main", Isolation.ROWS, database, schema), **options)
         schema = f"s{next(_numbers)}_{tenant_id}"
         role = None
         if self.kind.server == "mariadb":
@@ -194,7 +232,10 @@ class Place:
             owner = self.login
             if self.kind.switch is Switch.ROLE:
                 role = owner = self.role(tenant_id)
-            self.execute(f'CREATE SCHEMA "{schema}" AUTHORIZATION "{owner}"')
+            places = places_of(backend_of(self.server()))
+            for statement in places.create_schema(schema, owner=owner):
+                self.execute(statement)
+            self._schemas.append(schema)
             if role is not None:
                 self.execute(f'ALTER ROLE "{role}" SET search_path = "{schema}", pg_temp')
         placement = Placement(
@@ -227,6 +268,16 @@ class Place:
         return tenancy
 
     @property
+    def rows_schema(self) -> str:
+        """Where the tables are whose rows tenants share (PostgreSQL)."""
+        if not self.kind.citus:
+            return "public"
+        if not self._schemas:
+            self._schemas.append(f"s{next(_numbers)}_rows")
+            self.execute(f'CREATE SCHEMA "{self._schemas[0]}"')
+        return self._schemas[0]
+
+    @property
     def rows_database(self) -> str:
         """The one database (or file) of tenants with ``rows`` isolation, not on PostgreSQL."""
         if self._shared_database is None:
@@ -249,15 +300,27 @@ class Place:
             return
         assert self.address is not None
         shared = rows_metadata(Base.metadata)
-        engine = create_engine(self.address.url(database=self.shared_database))
+        schema = self.rows_schema
+        engine = create_engine(
+            self.address.url(database=self.shared_database),
+            execution_options={"schema_translate_map": {None: schema}},
+        )
+        statements = policy_statements(shared, schema=schema, login=self.login)
+        if self.kind.citus:
+            statements = [*distribution_statements(shared, schema=schema), *statements]
         with engine.begin() as connection:
             shared.create_all(connection)
-            for statement in policy_statements(shared, schema="public", login=self.login):
+            for statement in statements:
                 connection.exec_driver_sql(statement)
         engine.dispose()
 
     def drop(self) -> None:
-        """Drop every database made here."""
+        """Drop everything made here."""
+        if self.kind.citus:
+            for schema in self._schemas:
+                self.execute(f'DROP SCHEMA IF EXISTS "{schema}" CASCADE')
+            for role in self._roles:
+                self.execute(f'DROP OWNED BY "{role}"')
         for name in self._made:
             assert self.address is not None
             if self.kind.server == "postgresql":

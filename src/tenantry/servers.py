@@ -101,6 +101,7 @@ class Server:
     *shared_schema* is the schema that every tenant's path may see (PostgreSQL; ``None``: none).
     *switch* is how connections are pointed at a schema. *pooler* says that a transaction
     pooler (PgBouncer) stands before the server; ``None``: find out at the first connection.
+    *citus* says that it is the coordinator of a Citus (a PostgreSQL).
     *role_password* gives the password of a tenant's login role; ``None``: the server's own.
     *admin* is the login that may create and drop databases; ``None``: the same login does.
 
@@ -119,6 +120,7 @@ class Server:
     create_missing: bool = False
     switch: Switch = Switch.PATH
     pooler: bool | None = None
+    citus: bool = False
     role_password: Callable[[str], str] | None = None
 
     @classmethod
@@ -142,6 +144,7 @@ class Server:
         create_missing: bool = False,
         switch: Switch | str = Switch.PATH,
         pooler: bool | None = None,
+        citus: bool = False,
         role_password: Callable[[str], str] | None = None,
     ) -> Server:
         """A server from a database URL and at most one source of its password.
@@ -176,6 +179,10 @@ class Server:
             )
         if max_connections is not None and max_connections < 1:
             raise ConfigurationError(f"max_connections of server {name!r} must be at least 1")
+        if citus and parsed.get_backend_name() != "postgresql":
+            raise ConfigurationError(
+                f"server {name!r} is no PostgreSQL, so it is no Citus; leave citus out"
+            )
         hidden = {
             key: Secret(value if isinstance(value, str) else value[-1])
             for key, value in parsed.query.items()
@@ -198,6 +205,7 @@ class Server:
                 password=admin_password,
                 password_env=admin_password_env,
                 password_file=admin_password_file,
+                citus=citus,
             )
         return cls(
             name=name,
@@ -212,6 +220,7 @@ class Server:
             create_missing=create_missing,
             switch=Switch(switch),
             pooler=pooler,
+            citus=citus,
             role_password=role_password,
         )
 

@@ -9,15 +9,29 @@ from sqlalchemy import delete
 from sqlalchemy.orm import Session
 
 from tenantry import Tenancy
-from tests.places import KINDS, Author, Door, Kind, Note, Place, made
+from tests.places import (
+    CITUS_KINDS,
+    KINDS,
+    Author,
+    Door,
+    Kind,
+    Note,
+    Place,
+    citus_address,
+    made,
+)
+
+CITUS = citus_address()
 
 
-@pytest.fixture(params=KINDS, ids=str, scope="module")
+@pytest.fixture(params=[*KINDS, *(CITUS_KINDS if CITUS else ())], ids=str, scope="module")
 def place(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Place]:
     kind: Kind = request.param
-    address = None if kind.server == "sqlite" else request.getfixturevalue(kind.server)
+    address = CITUS if kind.citus else None
+    if kind.server != "sqlite" and not kind.citus:
+        address = request.getfixturevalue(kind.server)
     pooler = request.getfixturevalue("pgbouncer") if kind.pooled else None
     with made(kind, tmp_path_factory.mktemp(str(kind)), address, pooler) as place:
         yield place

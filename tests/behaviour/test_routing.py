@@ -146,6 +146,10 @@ def test_autocommit_reads_and_writes_the_tenants_rows(place: Place, filled: Door
         with pytest.raises(UnsupportedError, match="behind a transaction pooler"):
             filled.run("uk", body, commit=False)
         return
+    if place.kind.citus and place.kind.isolation is Isolation.ROWS:
+        with pytest.raises(Exception, match="do not reach the workers"):
+            filled.run("uk", body, commit=False)
+        return
     for tenant_id in (*BOTH, *BOTH):
         assert filled.run(tenant_id, body, commit=False) == [tenant_id]
     assert filled.run("uk", lambda session: session.scalar(select(Note.body))) == "auto"

@@ -3,6 +3,7 @@
 from ..errors import UnsupportedError
 from ..servers import Server
 from .base import Backend, Pointing
+from .citus import Citus
 from .mssql import MSSQL
 from .mysql import MySQL
 from .oracle import Oracle
@@ -12,6 +13,7 @@ from .sqlite import SQLite
 __all__ = [
     "MSSQL",
     "Backend",
+    "Citus",
     "MySQL",
     "Oracle",
     "Pointing",
@@ -23,6 +25,7 @@ __all__ = [
 _BACKENDS: dict[str, Backend] = {
     each.kind: each for each in (PostgreSQL(), MySQL(), SQLite(), Oracle(), MSSQL())
 }
+_CITUS = Citus()
 
 
 def backend_of(server: Server) -> Backend:
@@ -31,6 +34,8 @@ def backend_of(server: Server) -> Backend:
     Raises:
         UnsupportedError: tenantry does not know this kind of server.
     """
+    if server.citus:
+        return _CITUS
     try:
         return _BACKENDS[server.kind]
     except KeyError:

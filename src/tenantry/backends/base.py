@@ -51,6 +51,8 @@ class Backend:
     has_path: ClassVar[bool] = False
     #: Whether the server itself can keep rows apart.
     has_row_security: ClassVar[bool] = False
+    #: Whether schemas and tables are spread over machines when they are told to.
+    has_distribution: ClassVar[bool] = False
     #: The schema of tables that name none.
     usual_schema: ClassVar[str] = ""
     #: The longest identifier, in bytes.

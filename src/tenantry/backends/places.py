@@ -11,12 +11,14 @@ from typing import Any, ClassVar
 from ..errors import UnsupportedError
 from ..servers import Server
 from .base import Backend
+from .citus import Citus
 from .mssql import MSSQL
 from .mysql import MySQL
 from .oracle import Oracle
 from .postgresql import PostgreSQL
 
 __all__ = [
+    "CitusPlaces",
     "MSSQLPlaces",
     "MySQLPlaces",
     "OraclePlaces",
@@ -158,6 +160,16 @@ SELECT nspname FROM pg_catalog.pg_namespace
         )
 
 
+class CitusPlaces(PostgreSQLPlaces):
+    """Schemas are distributed as they are made. Databases stay on the coordinator."""
+
+    backend: Citus
+
+    def create_schema(self, schema: str, *, owner: str | None = None) -> Sequence[str]:
+        made = super().create_schema(schema, owner=owner)
+        return (*made, self.backend.distribute_schema(schema))
+
+
 class MySQLPlaces(Places):
     """Databases, which are also called schemas here."""
 
@@ -234,6 +246,8 @@ class SQLitePlaces(Places):
 
 def places_of(backend: Backend) -> Places:
     """The statements for a backend's places."""
+    if isinstance(backend, Citus):
+        return CitusPlaces(backend)
     if isinstance(backend, PostgreSQL):
         return PostgreSQLPlaces(backend)
     if isinstance(backend, MySQL):

@@ -11,7 +11,12 @@ from sqlalchemy import Connection, MetaData
 
 from .. import fleet
 from ..errors import ConfigurationError, UnsupportedError
-from ..isolation import adoption_statements, policy_statements, rows_metadata
+from ..isolation import (
+    adoption_statements,
+    distribution_statements,
+    policy_statements,
+    rows_metadata,
+)
 from ..tenant import Isolation, Tenant
 from . import render
 from .options import (
@@ -76,16 +81,24 @@ def adopt(
 @application_options
 @pass_application
 def policies(
-    application: Application, /, metadata_name: str | None, dry_run: bool, yes: bool
+    application: Application,
+    /,
+    metadata_name: str | None,
+    dry_run: bool,
+    yes: bool,
 ) -> None:
     """Set the policies and rights of every table; repeat it after each migration.
 
     What the models do not know (a forgotten table, a partition, a materialized view) is closed
-    to the application's login. Prints the statements; --yes runs them.
+    to the application's login. On a Citus the tables are
+    distributed first. Prints the statements; --yes runs them.
     """
     shared = rows_metadata(_metadata(metadata_name))
     found = {
-        tables: policy_statements(shared, schema=tables.schema, login=tables.login)
+        tables: [
+            *(distribution_statements(shared, schema=tables.schema) if tables.server.citus else ()),
+            *policy_statements(shared, schema=tables.schema, login=tables.login),
+        ]
         for tables in _tables_of(application)
     }
     _print_or_run(application, found, yes and not dry_run)

@@ -46,6 +46,7 @@ SERVER_KEYS: Mapping[str, tuple[Any, ...]] = {
     "create_missing": (bool,),
     "switch": (str,),
     "pooler": (bool,),
+    "citus": (bool,),
     "admin_url": _URLS,
     "admin_password": _PASSWORDS,
     "admin_password_env": (str,),

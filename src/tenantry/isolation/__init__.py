@@ -13,6 +13,7 @@ from .schema import schema_target
 if TYPE_CHECKING:
     from .policies import (
         adoption_statements,
+        distribution_statements,
         policy_statements,
         rows_metadata,
         view_statements,
@@ -24,6 +25,7 @@ __all__ = [
     "Target",
     "adoption_statements",
     "audit_rows",
+    "distribution_statements",
     "policy_statements",
     "rows_metadata",
     "target_for",
@@ -35,6 +37,7 @@ _LATE = {
     "RowFinding": "row_audit",
     "adoption_statements": "policies",
     "audit_rows": "row_audit",
+    "distribution_statements": "policies",
     "policy_statements": "policies",
     "rows_metadata": "policies",
     "view_statements": "policies",

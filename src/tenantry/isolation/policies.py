@@ -34,6 +34,7 @@ from sqlalchemy.dialects.postgresql import ExcludeConstraint
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.schema import AddConstraint, Constraint, CreateIndex, PrimaryKeyConstraint
 
+from ..backends.citus import Citus
 from ..backends.postgresql import TENANT_SETTING, PostgreSQL
 from ..errors import ConfigurationError
 from .tables import TENANT_COLUMN, bind_key_of, is_shared, tenant_column
@@ -42,6 +43,7 @@ __all__ = [
     "FENCE",
     "POLICY",
     "adoption_statements",
+    "distribution_statements",
     "policy_statements",
     "rows_metadata",
     "tenant_tables",
@@ -316,6 +318,30 @@ DO $tenantry$ DECLARE each record; BEGIN
     EXECUTE 'REVOKE ALL ON ROUTINE ' || each.name || {revoke};
   END LOOP;
 END $tenantry$"""  # noqa: S608
+
+
+def distribution_statements(metadata: MetaData, *, schema: str) -> list[str]:
+    """What the owner runs on a Citus once the tables of :func:`rows_metadata` are there.
+
+    It may be repeated. Shared tables become reference tables, of which each worker has a copy;
+    the tenants' are spread by the tenant column, so that one tenant's rows are on one worker and
+    joins stay there. Run them before :func:`policy_statements`.
+
+    Raises:
+        ConfigurationError: A tenant table has no tenant column.
+    """
+    # What is referred to goes first: a key may point at nothing that is on one machine only.
+    tables = [table for table in metadata.sorted_tables if bind_key_of(table) is None]
+    tables.sort(key=lambda table: not is_shared(table))
+    citus = Citus()
+    return [
+        citus.distribute_table(
+            table.schema or schema,
+            table.name,
+            None if is_shared(table) else _require_column(table).name,
+        )
+        for table in tables
+    ]
 
 
 def view_statements(names: Sequence[str], *, schema: str, login: str) -> list[str]:
