@@ -180,6 +180,29 @@ def test_wrong_use_is_named(place: Place, words: tuple[str, ...], message: str) 
     assert message in answer.output
 
 
+def test_others_are_kept_where_that_is_said(place: Place) -> None:
+    """Tables of other models stay open to the login; without the word they are closed to it."""
+    assert run("adopt", "--tenant", "uk", "--yes").exit_code == 0
+    place.execute("CREATE TABLE tools (id int)")
+    place.execute(f'GRANT SELECT ON tools TO "{place.login}"')
+    right = f"SELECT has_table_privilege('{place.login}', 'tools', 'SELECT')"
+    place.execute("ALTER TABLE plants NO FORCE ROW LEVEL SECURITY")
+
+    printed = run("policies", "--keep-others")
+    assert printed.exit_code == 0
+    assert "FORCE ROW LEVEL SECURITY" in printed.stdout
+    assert "REVOKE ALL ON TABLE ' ||" not in printed.stdout
+    assert run("policies", "--keep-others", "--yes").exit_code == 0
+    assert place.execute(right) == [(True,)]
+    found = json.loads(run("check", "--json").stdout)["findings"]
+    assert [(each["code"], each["object"]) for each in found] == [("forgotten", "public.tools")]
+
+    assert "REVOKE ALL ON TABLE ' ||" in run("policies").stdout
+    assert run("policies", "--yes").exit_code == 0
+    assert place.execute(right) == [(False,)]
+    assert run("check").exit_code == 0
+
+
 def test_the_models_must_be_named(place: Place) -> None:
     answer = CliRunner().invoke(tenantry, ["--file", "tenants.toml", "rows", "check"])
     assert answer.exit_code == 2

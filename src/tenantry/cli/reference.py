@@ -51,6 +51,12 @@ def _commands() -> Iterator[str]:
         command = tenantry.get_command(context, name)
         assert command is not None
         yield from _options(f"tenantry {name}", command, context)
+        if isinstance(command, click.Group):
+            within = click.Context(command, info_name=name, parent=context)
+            for each in command.list_commands(within):
+                inner = command.get_command(within, each)
+                assert inner is not None
+                yield from _options(f"tenantry {name} {each}", inner, within)
 
 
 def _options(name: str, command: click.Command, parent: click.Context | None) -> Iterator[str]:

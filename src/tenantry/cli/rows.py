@@ -77,6 +77,11 @@ def adopt(
 
 @rows.command()
 @metadata_option
+@click.option(
+    "--keep-others",
+    is_flag=True,
+    help="Leave what these models do not know as it is: models of another metadata are there too.",
+)
 @_yes_options
 @application_options
 @pass_application
@@ -84,20 +89,23 @@ def policies(
     application: Application,
     /,
     metadata_name: str | None,
+    keep_others: bool,
     dry_run: bool,
     yes: bool,
 ) -> None:
     """Set the policies and rights of every table; repeat it after each migration.
 
     What the models do not know (a forgotten table, a partition, a materialized view) is closed
-    to the application's login. On a Citus the tables are
+    to the application's login, unless --keep-others is given. On a Citus the tables are
     distributed first. Prints the statements; --yes runs them.
     """
     shared = rows_metadata(_metadata(metadata_name))
     found = {
         tables: [
             *(distribution_statements(shared, schema=tables.schema) if tables.server.citus else ()),
-            *policy_statements(shared, schema=tables.schema, login=tables.login),
+            *policy_statements(
+                shared, schema=tables.schema, login=tables.login, close_others=not keep_others
+            ),
         ]
         for tables in _tables_of(application)
     }
