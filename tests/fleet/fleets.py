@@ -71,7 +71,8 @@ class Fleet:
             connection.commit()
 
     def environment(self) -> dict[str, str]:
-        return {**os.environ, "PYTHONPATH": str(self.folder)}
+        path = [str(self.folder), *filter(None, [os.environ.get("PYTHONPATH")])]
+        return {**os.environ, "PYTHONPATH": os.pathsep.join(path)}
 
     def command(self, *arguments: str) -> list[str]:
         return [sys.executable, "-m", "tenantry", *arguments, "--file", str(self.file)]

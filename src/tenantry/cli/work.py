@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import code
 import sys
+from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 import click
@@ -11,6 +13,7 @@ import click
 from .. import fleet
 from ..errors import CallerError
 from . import render
+from .migrations import find_journal
 from .options import (
     Application,
     application_options,
@@ -26,12 +29,28 @@ from .options import (
 __all__ = ["run", "shell", "sql"]
 
 
+def _journal_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    for option in (
+        click.option(
+            "--resume",
+            is_flag=True,
+            help="Go on with the same command that was killed, stopped or failed in some tenants.",
+        ),
+        click.option(
+            "--journal", metavar="FILE_OR_URL", help="Where is written down what was done."
+        ),
+    ):
+        function = option(function)
+    return function
+
+
 @click.command(context_settings={"ignore_unknown_options": True})
 @click.argument("target")
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
 @tenant_options
 @workers_option
 @budget_option
+@_journal_options
 @dry_run_option
 @json_option
 @application_options
@@ -43,6 +62,8 @@ def run(
     arguments: tuple[str, ...],
     workers: int,
     failure_budget: int | None,
+    journal: str | None,
+    resume: bool,
     dry_run: bool,
     as_json: bool,
     **options: Any,
@@ -52,6 +73,9 @@ def run(
     TARGET is ``module:function``, which is called with each tenant while that is the current
     one; or a program, run with TENANTRY_TENANT set to the tenant's id and ``{tenant}`` replaced
     by it in its ARGUMENTS. Put ``--`` before a program with options of its own.
+
+    A tenant that was worked on when the command was killed is not touched by --resume: whether
+    it is done is in doubt, so it is named.
     """
     tenancy = application.tenancy
     known = chosen(application, options)
@@ -59,8 +83,13 @@ def run(
         skipped = [fleet.Outcome(each.id, "done", value={"would": "run"}) for each in known]
         render.report("run", fleet.Report(skipped), as_json=as_json)
         return
-    with render.progress("run", len(known), quiet=as_json) as on_outcome:
+    with (
+        find_journal(journal) as written,
+        render.progress("run", len(known), quiet=as_json) as on_outcome,
+    ):
         work: dict[str, Any] = {
+            "journal": written,
+            "resume": resume,
             "tenants": known,
             "workers": workers,
             "on_outcome": on_outcome,
@@ -82,6 +111,7 @@ def run(
 )
 @workers_option
 @budget_option
+@_journal_options
 @dry_run_option
 @json_option
 @application_options
@@ -93,6 +123,8 @@ def sql(
     limit: int,
     workers: int,
     failure_budget: int | None,
+    journal: str | None,
+    resume: bool,
     dry_run: bool,
     as_json: bool,
     **options: Any,
@@ -101,6 +133,9 @@ def sql(
 
     A single hyphen as STATEMENT reads it from standard input. With --dry-run the transactions
     are rolled back.
+
+    A tenant that was worked on when the command was killed is not touched by --resume: whether
+    it is done is in doubt, so it is named.
     """
     tenancy = application.tenancy
     known = chosen(application, options)
@@ -108,7 +143,10 @@ def sql(
         statement = sys.stdin.read()
     if not statement.strip():
         raise CallerError("the statement is empty")
-    with render.progress("sql", len(known), quiet=as_json) as on_outcome:
+    with (
+        nullcontext() if dry_run else find_journal(journal) as written,
+        render.progress("sql", len(known), quiet=as_json) as on_outcome,
+    ):
         result = fleet.sql(
             tenancy,
             statement,
@@ -118,6 +156,8 @@ def sql(
             dry_run=dry_run,
             on_outcome=on_outcome,
             failure_budget=failure_budget,
+            journal=written,
+            resume=resume,
         )
     tenancy.close()
     if as_json:

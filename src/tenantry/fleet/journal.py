@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 
 from sqlalchemy import (
     Column,
+    Connection,
     Engine,
     Float,
     Index,
@@ -95,21 +96,17 @@ class Journal:
         self._lock = threading.Lock()
         self._make()
 
-    def begin(self, verb: str, key: str) -> Run:
-        """Begin work; or go on with that of the same *verb* and *key* which did not end."""
+    def begin(self, verb: str, key: str, *, anew: bool = False) -> Run:
+        """Begin work; or go on with that of the same *verb* and *key* which did not end.
+
+        With *anew* that is left as it is, and never gone on with.
+        """
         with self._lock, self._engine.begin() as connection:
-            found = connection.execute(
-                select(_RUNS.c.id, _RUNS.c.started).where(
-                    _RUNS.c.verb == verb,
-                    _RUNS.c.key == key,
-                    _RUNS.c.state.in_(("running", "pausing", "paused", "stopped")),
-                )
-            ).first()
-            if found is not None:
-                connection.execute(
-                    update(_RUNS).where(_RUNS.c.id == found.id).values(state="running")
-                )
-                return Run(found.id, verb, key, resumed=True, started=found.started)
+            if anew:
+                left = update(_RUNS).where(*_unended(verb, key)).values(state="left")
+                connection.execute(left)
+            elif (found := _go_on(connection, verb, key)) is not None:
+                return found
             run = Run(uuid.uuid4().hex, verb, key, started=_now())
             connection.execute(
                 insert(_RUNS).values(
@@ -118,20 +115,26 @@ class Journal:
             )
             return run
 
+    def go_on(self, verb: str, key: str) -> Run | None:
+        """Go on with the work of this *verb* and *key* which did not end, if there is any."""
+        with self._lock, self._engine.begin() as connection:
+            return _go_on(connection, verb, key)
+
+    def note_begun(self, run: Run, tenant_id: str) -> None:
+        """Write down, before it is done, that a tenant is worked on."""
+        self._write(run, tenant_id, {"status": "begun", "seconds": 0.0, "detail": None})
+
     def record(self, run: Run, outcome: Outcome, detail: str | None = None) -> None:
         """Write down what became of a tenant; the last word counts."""
-        values = {
-            "status": outcome.status,
-            "seconds": outcome.seconds,
-            "detail": detail if detail is not None else outcome.error,
-            "ended": _now(),
-        }
-        here = (_ITEMS.c.run == run.id) & (_ITEMS.c.tenant == outcome.tenant_id)
-        with self._lock, self._engine.begin() as connection:
-            if connection.execute(update(_ITEMS).where(here).values(**values)).rowcount == 0:
-                connection.execute(
-                    insert(_ITEMS).values(run=run.id, tenant=outcome.tenant_id, **values)
-                )
+        self._write(
+            run,
+            outcome.tenant_id,
+            {
+                "status": outcome.status,
+                "seconds": outcome.seconds,
+                "detail": detail if detail is not None else outcome.error,
+            },
+        )
 
     def record_all(self, run: Run, outcomes: Sequence[Outcome]) -> None:
         """The same for many at once, none of which is written down yet."""
@@ -203,12 +206,36 @@ class Journal:
     def __exit__(self, *exc: object) -> None:
         self.close()
 
+    def _write(self, run: Run, tenant_id: str, values: dict[str, Any]) -> None:
+        values["ended"] = _now()
+        here = (_ITEMS.c.run == run.id) & (_ITEMS.c.tenant == tenant_id)
+        with self._lock, self._engine.begin() as connection:
+            if connection.execute(update(_ITEMS).where(here).values(**values)).rowcount == 0:
+                connection.execute(insert(_ITEMS).values(run=run.id, tenant=tenant_id, **values))
+
     def _make(self) -> None:
         try:
             _METADATA.create_all(self._engine)
         except (OperationalError, ProgrammingError, IntegrityError):
             # Another process made the tables between our look and our CREATE.
             _METADATA.create_all(self._engine)
+
+
+def _unended(verb: str, key: str) -> tuple[Any, ...]:
+    return (
+        _RUNS.c.verb == verb,
+        _RUNS.c.key == key,
+        _RUNS.c.state.in_(("running", "pausing", "paused", "stopped")),
+    )
+
+
+def _go_on(connection: Connection, verb: str, key: str) -> Run | None:
+    query = select(_RUNS.c.id, _RUNS.c.started).where(*_unended(verb, key))
+    found = connection.execute(query.order_by(_RUNS.c.started.desc())).first()
+    if found is None:
+        return None
+    connection.execute(update(_RUNS).where(_RUNS.c.id == found.id).values(state="running"))
+    return Run(found.id, verb, key, resumed=True, started=found.started)
 
 
 def _patient(connection: Any, _record: object) -> None:
