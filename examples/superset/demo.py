@@ -1,8 +1,9 @@
 """``make superset-demo``: PostgreSQL, Redis, Superset and a host application with three log-ins.
 
-Needs Python 3.11 or 3.12 and nothing else. Servers come from the environment
+Needs Python 3.10 to 3.12 and nothing else. Servers come from the environment
 (``DEMO_POSTGRESQL_URL``, ``REDIS_URL``), else from this machine, else PostgreSQL from a wheel of
-the locked environment; without a Redis, Superset caches in files. What it started ends with it.
+the locked environment and Redis as for the tests, from the package manager or a container; with
+``SUPERSET_CACHE_DIR`` Superset caches in files. What it started ends with it.
 """
 
 from __future__ import annotations
@@ -10,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
-import shutil
 import sys
 import threading
 from collections.abc import Iterator
@@ -103,22 +103,23 @@ def postgresql() -> Iterator[tuple[str, int, str, str]]:
 
 @contextlib.contextmanager
 def caches() -> Iterator[dict[str, str]]:
-    """What tells Superset where to cache: a Redis by address, of this machine, or files."""
-    from tenantry.testing.process import answers_on, free_port, kept_process, private_directory
+    """What tells Superset where to cache: a Redis, or files where somebody asks for them."""
+    from tenantry.errors import MissingDependencyError
+    from tests.servers import redis
 
-    program = shutil.which("redis-server")
-    if os.environ.get("REDIS_URL"):
-        yield {"REDIS_URL": os.environ["REDIS_URL"]}
-        return
-    with private_directory() as directory:
-        if program is None:
-            print("no Redis on this machine: Superset caches in files", flush=True)
-            yield {"SUPERSET_CACHE_DIR": str(directory)}
+    for name in ("REDIS_URL", "SUPERSET_CACHE_DIR"):
+        if os.environ.get(name):
+            yield {name: os.environ[name]}
             return
-        port = free_port()
-        command = [program, "--port", str(port), "--bind", "127.0.0.1", "--save", ""]
-        with kept_process(command, directory=directory, ready=lambda: answers_on(port)):
-            yield {"REDIS_URL": f"redis://127.0.0.1:{port}/0"}
+    with contextlib.ExitStack() as stack:
+        try:
+            server = stack.enter_context(redis.running())
+        except MissingDependencyError as error:
+            raise SystemExit(
+                f"{error}. Install Redis, or name one with REDIS_URL=redis://...; "
+                "SUPERSET_CACHE_DIR=/some/directory caches in files instead"
+            ) from None
+        yield {"REDIS_URL": server.url().render_as_string(hide_password=False)}
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ import secrets
 from collections.abc import Iterator
 
 import redis
-import sqlalchemy
+from sqlalchemy.engine import make_url  # here under SQLAlchemy 1.4 too
 
 from tenantry.errors import MissingDependencyError
 from tenantry.testing.address import ServerAddress
@@ -56,7 +56,7 @@ def running() -> Iterator[ServerAddress]:
     server: contextlib.AbstractContextManager[None]
     given = os.environ.get(VARIABLE)
     if given:
-        url = sqlalchemy.make_url(given)
+        url = make_url(given)
         address = dataclasses.replace(
             address,
             host=url.host or address.host,

@@ -13,7 +13,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-import sqlalchemy
+from sqlalchemy.engine import make_url
 
 from tenantry.errors import MissingDependencyError
 from tenantry.testing.address import ServerAddress
@@ -75,7 +75,7 @@ def address_from(variable: str, admin_driver: str, version_sql: str) -> ServerAd
     given = os.environ.get(variable)
     if not given:
         return None
-    url = sqlalchemy.make_url(given)
+    url = make_url(given)
     address = ServerAddress(
         host=url.host or "127.0.0.1",
         port=url.port or 0,

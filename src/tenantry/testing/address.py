@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import sqlalchemy
+from sqlalchemy.engine import URL  # here under SQLAlchemy 1.4 too
 
 
 @dataclass(frozen=True)
@@ -24,12 +25,12 @@ class ServerAddress:
     version: str
     admin_driver: str
 
-    def url(self, drivername: str | None = None, database: str | None = None) -> sqlalchemy.URL:
+    def url(self, drivername: str | None = None, database: str | None = None) -> URL:
         """The address of *database* (``None``: the server's first one) for *drivername*.
 
         ``None`` as *drivername* is the admin driver. The password is in it.
         """
-        return sqlalchemy.URL.create(
+        return URL.create(
             drivername or self.admin_driver,
             username=self.user,
             password=self.password,
