@@ -5,6 +5,8 @@ What only a real Superset can show is in ``tests/superset``.
 
 from __future__ import annotations
 
+import dataclasses
+import hashlib
 import json
 import re
 import subprocess
@@ -27,7 +29,12 @@ from werkzeug.local import LocalProxy
 from tenantry import Isolation, Placement, Server, State, Tenant, errors, events, use
 from tenantry.directory import Directory, MappingDirectory
 from tenantry.integrations.superset import Visitors, configure, mint, purge
-from tenantry.integrations.superset.caches import TenantPrefix, WrappedStore, tenant_caches
+from tenantry.integrations.superset.caches import (
+    FileName,
+    TenantPrefix,
+    WrappedStore,
+    tenant_caches,
+)
 from tenantry.integrations.superset.mutator import Mutator, check_schema, engine_context, place
 from tenantry.integrations.superset.security import guard_answer, mint_hook, secured
 from tenantry.integrations.superset.startup import DEFAULT_SECRETS, check_startup
@@ -514,6 +521,62 @@ def test_purge_takes_no_pattern() -> None:
         purge("redis://tenant.invalid", "*")
 
 
+def test_files_are_named_after_their_tenant_and_purge_takes_one_s(
+    app: flask.Flask, visitors: Visitors, tmp_path: Path
+) -> None:
+    def name(key: str) -> str:
+        return FileName(hashlib.sha256, f"{visitors.scope()}{key}".encode()).hexdigest()
+
+    for tenant in ("uk", "aus"):
+        as_user(Guest(tenant=tenant))
+        for key in ("a", "b", "t:uk:a"):
+            (tmp_path / name(key)).touch()
+    as_user(ACCOUNT)
+    (tmp_path / name("t:uk:a")).touch()
+    assert len(list(tmp_path.iterdir())) == 7
+    assert len(list(tmp_path.glob("t.uk.*"))) == 3
+    settings = tenant_caches(
+        {"DATA_CACHE_CONFIG": {"CACHE_TYPE": "FileSystemCache", "CACHE_DIR": str(tmp_path)}},
+        visitors,
+    )
+    assert purge(settings["DATA_CACHE_CONFIG"], "uk") == 3
+    assert purge(tmp_path, "uk") == 0
+    assert len(list(tmp_path.glob("t.aus.*"))) == 3
+    assert len(list(tmp_path.iterdir())) == 4
+    with pytest.raises(errors.ConfigurationError, match="no directory"):
+        purge(tmp_path / "none", "uk")
+
+
+@pytest.mark.parametrize(
+    "kind", ["SimpleCache", "MemcachedCache", "UWSGICache", "SupersetMetastoreCache"]
+)
+def test_purge_refuses_a_cache_that_cannot_list_its_entries(kind: str, visitors: Visitors) -> None:
+    name = "FILTER_STATE_CACHE_CONFIG"
+    for config in (
+        {"CACHE_TYPE": kind},
+        tenant_caches({name: {"CACHE_TYPE": kind}}, visitors)[name],
+    ):
+        with pytest.raises(errors.UnsupportedError, match="new generation"):
+            purge(config, "uk")
+
+
+def test_purge_of_a_cache_that_stores_nothing_finds_nothing(visitors: Visitors) -> None:
+    assert purge(tenant_caches({}, visitors)["DATA_CACHE_CONFIG"], "uk") == 0
+    with pytest.raises(errors.UnsupportedError, match="only a Redis"):
+        purge("memcached://localhost", "uk")
+
+
+def test_a_new_generation_leaves_everything_cached_unread(
+    app: flask.Flask, visitors: Visitors, directory: MappingDirectory
+) -> None:
+    as_user(Guest(tenant="uk"))
+    cache = WrappedStore(Store(), visitors.scope)
+    cache.set("a", "old")
+    uk = directory.get("uk")
+    directory.replace(dataclasses.replace(uk, generation=uk.generation + 1), expected=uk)
+    assert cache.get("a") is None
+
+
 class Store(dict[str, Any]):
     """A store in memory with the methods of cachelib."""
 
@@ -627,6 +690,35 @@ class Manager:
 
     def get_rls_cache_key(self, datasource: Any) -> list[str]:
         return ["theirs"]
+
+
+class AnonymousUserMixin:
+    """Flask-Login's, which Superset 6.0's guests take this from."""
+
+    __module__ = "flask_login.mixins"
+    is_active = property(lambda self: False)
+
+
+class OldGuest(AnonymousUserMixin):
+    active = True
+
+
+class NewGuest(AnonymousUserMixin):
+    active = is_active = True
+
+
+class Sleepy(AnonymousUserMixin):
+    is_active = property(lambda self: False)
+
+
+def test_guests_of_superset_6_0_are_let_in_and_others_left_as_they_are(visitors: Visitors) -> None:
+    def guests(guest: type[Any]) -> Any:
+        return secured(type("Own", (Manager,), {"guest_user_cls": guest}), visitors).guest_user_cls
+
+    assert guests(OldGuest)().is_active is True
+    assert issubclass(guests(OldGuest), OldGuest)
+    assert guests(NewGuest) is NewGuest
+    assert guests(Sleepy) is Sleepy
 
 
 def test_configure_composes_with_everything_that_was_set(

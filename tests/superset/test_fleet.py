@@ -10,11 +10,13 @@ from pathlib import Path
 
 import httpx
 import pytest
+from click.testing import CliRunner
 
 from examples.superset.provision import DATASETS, Rest, provision
 from examples.superset.regions import TABLE, Region, connected, sales
 from examples.superset.stack import running_superset
 from tenantry import Isolation, Placement, State, Tenant
+from tenantry.cli.superset import superset
 from tenantry.directory import TableDirectory
 from tenantry.integrations.superset.guest import Guest
 from tenantry.testing.address import ServerAddress
@@ -52,11 +54,16 @@ class Fleet(Running):
 
 
 @pytest.fixture(scope="module")
+def caches_in(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("caches")
+
+
+@pytest.fixture(scope="module")
 def fleet(
     postgresql: ServerAddress,
     regions: dict[str, Region],
     redis_url: str,
-    tmp_path_factory: pytest.TempPathFactory,
+    caches_in: Path,
 ) -> Iterator[Fleet]:
     """Three tenants in databases of their own, two in schemas of one, all behind one login."""
     postgresql.execute(f"CREATE ROLE svc_fleet LOGIN PASSWORD '{PASSWORD}'")
@@ -88,19 +95,19 @@ def fleet(
             "REDIS_URL": redis_url,
             "CONTROL_URL": control.render_as_string(hide_password=False),
             "FLEET_URL": server.render_as_string(hide_password=False),
-            "CACHES_IN": str(tmp_path_factory.mktemp("caches")),
+            "CACHES_IN": str(caches_in),
             "CELERY_QUEUE": f"superset-{port}",
         },
         accounts=ACCOUNTS,
         workers=True,
         log=LOGS / "fleet.log",
-    ) as superset:
-        with Rest(superset.url, "admin", superset.passwords["admin"]) as rest:
+    ) as started:
+        with Rest(started.url, "admin", started.passwords["admin"]) as rest:
             # Two datasets, for each asynchronous query is asked after until it is done.
             made = provision(
                 rest, datasets={name: DATASETS[name] for name in ("sales", "sales_plain")}
             )
-        yield Fleet(superset, made, minted_by(superset, made.embedded), directory)
+        yield Fleet(started, made, minted_by(started, made.embedded), directory)
 
 
 def test_nothing_leaks_through_workers_files_and_schemas(fleet: Fleet) -> None:
@@ -142,6 +149,20 @@ def test_another_tenant_s_result_address_gives_nothing(fleet: Fleet) -> None:
         answer = aus("GET", path)
         assert answer.status_code >= 400
         assert regions_in(answer) == set()
+
+
+def test_purge_deletes_one_tenant_s_files(fleet: Fleet, caches_in: Path) -> None:
+    for name in ("uk", "aus"):
+        assert fleet.rows(name) == (200, {name})
+    others = {file.name for file in caches_in.glob("data/t.aus.*")}
+    assert others
+    done = CliRunner().invoke(superset, ["purge", "uk", "--directory", str(caches_in / "data")])
+    assert int(done.output.split()[0]) > 0
+    assert not list(caches_in.glob("data/t.uk.*"))
+    assert {file.name for file in caches_in.glob("data/t.aus.*")} == others
+    for name in ("uk", "aus"):
+        assert fleet.rows(name) == (200, {name})
+    assert list(caches_in.glob("data/t.uk.*"))
 
 
 def test_a_new_tenant_is_served_without_a_restart(fleet: Fleet) -> None:

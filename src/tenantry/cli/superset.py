@@ -9,6 +9,7 @@ import json
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import click
@@ -149,10 +150,18 @@ def warm(
     show_default=True,
     help="The environment variable with the address of Superset's Redis.",
 )
-def purge(*, tenant: str, redis_url_env: str) -> None:
-    """Delete what Superset has cached for the guests of TENANT."""
-    url = Secret.from_env(redis_url_env).reveal()
-    click.echo(f"{adapter.purge(url, tenant)} entries of {tenant} deleted")
+@click.option(
+    "--directory",
+    "directories",
+    multiple=True,
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="A CACHE_DIR of Superset's, where it caches in files; may be given again.",
+)
+def purge(*, tenant: str, redis_url_env: str, directories: tuple[Path, ...]) -> None:
+    """Delete what Superset has cached for the guests of TENANT, in Redis or in files."""
+    places = directories or (Secret.from_env(redis_url_env).reveal(),)
+    purged = sum(adapter.purge(place, tenant) for place in places)
+    click.echo(f"{purged} entries of {tenant} deleted")
 
 
 @contextmanager

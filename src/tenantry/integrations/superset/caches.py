@@ -6,13 +6,17 @@ Redis asks for the prefix of a key at each operation, so there a callable is eno
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import importlib
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 from typing import Any
 
-from tenantry.errors import MissingDependencyError
+from tenantry.errors import ConfigurationError, MissingDependencyError, UnsupportedError
 from tenantry.integrations.superset.visitor import Visitors
 from tenantry.naming import check_tenant_id
 
@@ -42,6 +46,8 @@ _ALWAYS_STORED = ("FILTER_STATE_CACHE_CONFIG", "EXPLORE_FORM_DATA_CACHE_CONFIG")
 _METASTORE = "superset.extensions.metastore_cache.SupersetMetastoreCache"
 _WRAPPER = f"{__name__}.wrapped_store"
 _REDIS = re.compile(r"(flask_caching\.backends\.(\w+\.)?)?Redis(Sentinel|Cluster)?Cache")
+_FILES = re.compile(r"(flask_caching\.backends\.(\w+\.)?)?(FileSystemCache|filesystem)")
+_GUEST_KEY = re.compile(rb"t:([a-z0-9_-]+):")
 _NULL = ("null", "NullCache", "flask_caching.backends.NullCache")
 
 
@@ -175,6 +181,8 @@ def wrapped_store(app: Any, config: Any, args: Any, kwargs: dict[str, Any]) -> W
         # Superset's default codec for these two caches; pickle would be its fallback.
         types = importlib.import_module("superset.key_value.types")
         config["CODEC"] = types.JsonKeyValueCodec()
+    if _FILES.fullmatch(kind):
+        kwargs["hash_method"] = partial(FileName, kwargs.get("hash_method", hashlib.md5))
     path = kind if "." in kind else f"flask_caching.backends.{kind}"
     module, _, attribute = path.rpartition(".")
     make = getattr(importlib.import_module(module), attribute)
@@ -182,31 +190,97 @@ def wrapped_store(app: Any, config: Any, args: Any, kwargs: dict[str, Any]) -> W
     return WrappedStore(store, config["TENANTRY_VISITORS"].scope)
 
 
-def purge(redis: Any, tenant_id: str) -> int:
-    """Delete every entry of a tenant's guests from a Redis that Superset caches in.
+class FileName:
+    """The name of the file of one key, which says whose it is: ``t.uk.5d41...`` for a guest's.
 
-    *redis* is a client or a URL. All generations of the tenant go, earlier tenants of the same
-    id among them, and nobody else's entries. Returns how many there were. What the tenant's
-    guests read meanwhile is stored anew.
+    What ``FileSystemCache`` takes for a hash. Everybody else's files have the hash alone.
+    """
+
+    def __init__(self, hash_method: Callable[[bytes], Any], key: bytes) -> None:
+        scoped = _GUEST_KEY.match(key)
+        self._owner = f"t.{scoped[1].decode()}." if scoped else ""
+        self._digest = hash_method(key).hexdigest()
+
+    def hexdigest(self) -> str:
+        """The name."""
+        return f"{self._owner}{self._digest}"
+
+
+def purge(where: Any, tenant_id: str) -> int:
+    """Delete every entry of a tenant's guests from a cache of Superset's.
+
+    *where* is a Redis as a client or a URL, the directory of a ``FileSystemCache`` as a
+    :class:`~pathlib.Path`, or the setting of one cache, such as ``DATA_CACHE_CONFIG``. All
+    generations of the tenant go, earlier tenants of the same id among them, and nobody else's
+    entries. Returns how many there were. What the tenant's guests read meanwhile is stored anew.
 
     Raises:
         InvalidTenantIdError: *tenant_id* is none.
-        MissingDependencyError: A URL was given and the package ``redis`` is not installed.
+        MissingDependencyError: A Redis was named and the package ``redis`` is not installed.
+        UnsupportedError: The cache cannot list what it holds (memcached, uWSGI, the metadata
+            database), or holds it in each process's memory. A new generation of the tenant in
+            the directory makes all of that unreachable at once, in every cache.
+        ConfigurationError: There is no such directory.
     """
     check_tenant_id(tenant_id)
-    if isinstance(redis, str):
-        try:
-            client = importlib.import_module("redis").Redis.from_url(redis)
-        except ModuleNotFoundError:
-            raise MissingDependencyError("purge needs redis; run `pip install redis`") from None
-        try:
-            return purge(client, tenant_id)
-        finally:
-            client.close()
+    if isinstance(where, Mapping):
+        where = _store_of(where)
+    if where is None:
+        return 0
+    if isinstance(where, Path):
+        return _purge_files(where, tenant_id)
+    if not isinstance(where, str):
+        return _purge_redis(where, tenant_id)
+    if not where.startswith(("redis://", "rediss://", "unix://")):
+        raise UnsupportedError(
+            "only a Redis has an address that purge can be given; for caches in files it is "
+            "a pathlib.Path"
+        )
+    try:
+        client = importlib.import_module("redis").Redis.from_url(where)
+    except ModuleNotFoundError:
+        raise MissingDependencyError("purge needs redis; run `pip install redis`") from None
+    try:
+        return _purge_redis(client, tenant_id)
+    finally:
+        client.close()
+
+
+def _store_of(config: Mapping[str, Any]) -> str | Path | None:
+    """Where a cache with this setting is; ``None`` for one that stores nothing."""
+    kind = config.get("CACHE_TYPE")
+    if kind == _WRAPPER:
+        kind = config["TENANTRY_STORE"]
+    if kind in _NULL:
+        return None
+    if isinstance(kind, str) and _FILES.fullmatch(kind):
+        return Path(config["CACHE_DIR"])
+    if isinstance(kind, str) and _REDIS.fullmatch(kind) and config.get("CACHE_REDIS_URL"):
+        return str(config["CACHE_REDIS_URL"])
+    if isinstance(kind, str) and _REDIS.fullmatch(kind):
+        raise UnsupportedError(f"give purge a client or a URL for a {kind} without CACHE_REDIS_URL")
+    raise UnsupportedError(
+        f"a cache of the kind {kind or 'SupersetMetastoreCache'!r} cannot list one tenant's "
+        "entries; give the tenant a new generation in the directory, which leaves them unread"
+    )
+
+
+def _purge_files(directory: Path, tenant_id: str) -> int:
+    if not directory.is_dir():
+        raise ConfigurationError(f"there is no directory {str(directory)!r}")
+    purged = 0
+    for file in directory.glob(f"t.{tenant_id}.*"):
+        with contextlib.suppress(FileNotFoundError):  # Superset was faster
+            file.unlink()
+            purged += 1
+    return purged
+
+
+def _purge_redis(client: Any, tenant_id: str) -> int:
     # The pattern finds candidates, the expression decides: a key may have `t:uk:` further on.
     ours = re.compile(rf"[^:]*t:{tenant_id}:[^:]+\.\d+:".encode())
     purged = 0
-    for found in redis.scan_iter(match=f"*t:{tenant_id}:*", count=1000):
+    for found in client.scan_iter(match=f"*t:{tenant_id}:*", count=1000):
         if ours.match(found if isinstance(found, bytes) else found.encode()):
-            purged += redis.unlink(found)
+            purged += client.unlink(found)
     return purged
