@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from hashlib import scrypt
 from pathlib import Path
 
-from examples.superset.environment import BUILD, LOCK, digest, superset_python
+from examples.superset.environment import BUILD, LOCK, NEWEST, RELEASE, digest, superset_python
 from tenantry.errors import ServerUnavailableError
 from tenantry.testing.process import free_port, kept_process, private_directory
 
@@ -78,7 +78,8 @@ def running_superset(
             *(python, "-m", "gunicorn", "superset.app:create_app()"),
             *("--bind", f"127.0.0.1:{port}", "--workers", "1", "--worker-class", "gthread"),
             *("--threads", "8", "--timeout", "300", "--graceful-timeout", "2"),
-            "--no-control-socket",
+            # The gunicorn that is locked for older releases has none.
+            *(["--no-control-socket"] if RELEASE == NEWEST else []),
         ]
         worker: list[str | Path] = [
             *(python, "-m", "celery", "--app", "superset.tasks.celery_app:app", "worker"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import secrets
 import shutil
@@ -56,8 +57,9 @@ def host(ours: Running) -> Iterator[str]:
 @pytest.fixture
 def browser(tmp_path: Path) -> Iterator[webdriver.Chrome]:
     chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
-    assert chromium, "install chromium and chromium-driver"
-    assert driver, "install chromium and chromium-driver"
+    if not chromium or not driver:
+        missing = "no browser on this machine: install chromium and chromium-driver"
+        (pytest.fail if os.environ.get("CI") else pytest.skip)(missing)
     options = webdriver.ChromeOptions()
     options.binary_location = chromium
     for flag in (*FLAGS, f"--user-data-dir={tmp_path / 'profile'}"):

@@ -213,6 +213,7 @@ def test_an_error_tells_a_guest_nothing_of_the_database(
             said.append(answer.text)
         streamed = ours.chart_data(
             ours.token("eu"),
+            force=True,
             result_format="csv",
             form_data={
                 "datasource": f"{ours.made.datasets['sales']}__table",

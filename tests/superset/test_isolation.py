@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import pytest
+
+from examples.superset.environment import NEWEST, RELEASE
 from tests.superset.conftest import Running
 
 
@@ -18,6 +21,7 @@ def test_nothing_leaks_on_any_route(ours: Running) -> None:
         assert kind in asked
 
 
+@pytest.mark.skipif(RELEASE != NEWEST, reason="before 6.1 no export is streamed")
 def test_the_streamed_exports_were_streamed(ours: Running) -> None:
     assert "Streaming CSV completed" in ours.superset.log.read_text()
 
