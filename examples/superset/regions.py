@@ -32,7 +32,7 @@ class Region:
     host: str
     port: int
     password: str = field(repr=False)
-    schema: str | None = None
+    driver: str = "postgresql"
 
     @property
     def login(self) -> str:
@@ -51,6 +51,7 @@ class Region:
             f"{prefix}USER": self.login,
             f"{prefix}PASS": self.password,
             f"{prefix}DB": self.database,
+            f"{prefix}DRIVER": self.driver,
         }
 
 
@@ -87,6 +88,31 @@ def make_postgresql(host: str, port: int, user: str, password: str) -> dict[str,
             run(TABLE)
             for row in sales(name, ROWS[name]):
                 run("INSERT INTO sales VALUES (%s, %s, %s, %s, %s, %s, %s)", row)
+    return regions
+
+
+def make_mysql(host: str, port: int, user: str, password: str) -> dict[str, Region]:
+    """As :func:`make_postgresql`, on MySQL or MariaDB."""
+    import pymysql
+
+    regions = {}
+    connection = pymysql.connect(
+        host=host, port=port, user=user, password=password, autocommit=True
+    )
+    with connection, connection.cursor() as cursor:
+        for name, count in ROWS.items():
+            region = Region(name, host, port, secrets.token_urlsafe(18), "mysql+pymysql")
+            cursor.execute(f"DROP DATABASE IF EXISTS {region.database}")
+            cursor.execute(f"DROP USER IF EXISTS '{region.login}'@'%'")
+            cursor.execute(f"CREATE DATABASE {region.database}")
+            cursor.execute(f"CREATE USER '{region.login}'@'%' IDENTIFIED BY '{region.password}'")
+            cursor.execute(f"GRANT SELECT ON {region.database}.* TO '{region.login}'@'%'")
+            cursor.execute(f"USE {region.database}")
+            cursor.execute(TABLE)
+            cursor.executemany(
+                "INSERT INTO sales VALUES (%s, %s, %s, %s, %s, %s, %s)", sales(name, count)
+            )
+            regions[name] = region
     return regions
 
 
