@@ -246,6 +246,7 @@ def test_the_warm_pool_gives_each_spare_once(make_fleet: MakeFleet, tmp_path: Pa
             assert (
                 shape_of(access, access.place(tenant)) == blueprints.of(access.place(tenant)).shape
             )
+            assert _rows(access, access.place(tenant)) == 1
             delete(tenancy, tenant.id, access=access)
 
 

@@ -151,8 +151,27 @@ class Blueprints:
             != (self.of(place, ",".join(heads[place.key])).shape if heads[place.key] else Shape({}))
         }
 
-    def make(self, place: Place, target: str | None = None) -> Blueprint:
+    @contextlib.contextmanager
+    def template(self, like: Place) -> Iterator[str | None]:
+        """A database of the newest revision for :meth:`make` to copy; gone when the block ends.
+
+        It is nobody's and never was, so no row of a tenant can be in it. ``None`` where a
+        database cannot be copied: only PostgreSQL's can.
+        """
+        if like.server.kind != "postgresql" or like.schema is not None:
+            yield None
+            return
+        with self._scratch(like) as scratch:
+            self.make(scratch)
+            self.access.close()  # nobody may be connected to what is copied
+            yield scratch.database
+
+    def make(
+        self, place: Place, target: str | None = None, *, template: str | None = None
+    ) -> Blueprint:
         """Make *place*, which must not exist or be empty, at once, and compare what came of it.
+
+        *template* is one of :meth:`template`, of the same target.
 
         Raises:
             ProvisionError: It came out different from the blueprint.
@@ -162,8 +181,8 @@ class Blueprints:
             assert blueprint.content is not None
             self._write(place, blueprint.content)
             return blueprint
-        make_place(self.access, place)
-        fill_place(self.access, place, blueprint)
+        if not make_place(self.access, place, template=template) or template is None:
+            fill_place(self.access, place, blueprint)
         found = shape_of(self.access, place)
         if found != blueprint.shape:
             unlike = differences(blueprint.shape, found, place.backend)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import text
@@ -72,16 +73,19 @@ def fill_spares(
         drop_place(access, place)
         blueprints.spares.pop((server, kind), None)
         outcomes.append(Outcome(_name(place), "done", time.perf_counter() - began, "dropped"))
-    for _ in range(count - len(ready)):
-        name = f"{PREFIX}{secrets.token_hex(6)}"
-        place = Place(where, _placement(where, kind, _physical(where, name)))
+    names = [f"{PREFIX}{secrets.token_hex(6)}" for _ in range(count - len(ready))]
+    places = [Place(where, _placement(where, kind, _physical(where, name))) for name in names]
+    # Several databases are copies of one, which is the quickest way to have them on PostgreSQL.
+    several = len(places) > 1
+    with blueprints.template(places[0]) if several else nullcontext() as template:
+        for name, place in zip(names, places, strict=True):
 
-        def body(place: Place = place) -> Any:
-            blueprints.make(place)
-            blueprints.spares.setdefault((server, kind), []).append(_name(place))
-            return "done", "made"
+            def body(place: Place = place) -> Any:
+                blueprints.make(place, template=template)
+                blueprints.spares.setdefault((server, kind), []).append(_name(place))
+                return "done", "made"
 
-        outcomes.append(attempt(name, body))
+            outcomes.append(attempt(name, body))
     return outcomes
 
 
