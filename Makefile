@@ -31,9 +31,7 @@ demo:
 # What failed beside everything else is run once more, alone: some tests start many processes,
 # and a busy machine makes them wait longer than they allow. A defect fails again.
 AGAIN_NEWEST = $(NEWEST)/bin/pytest --last-failed --last-failed-no-failures none $(ARGS)
-# What was seen to pass on the oldest dependencies; the rest is still to be brought there.
-ON_OLDEST = tests/backends tests/directory tests/integrations tests/recipes tests/resolvers tests/servers
-AGAIN_OLDEST = $(OLDEST)/bin/pytest --last-failed --last-failed-no-failures none -m 'not newest' $(ON_OLDEST) $(ARGS)
+AGAIN_OLDEST = $(OLDEST)/bin/pytest --last-failed --last-failed-no-failures none -m 'not newest' $(ARGS)
 
 test: lint types test-newest test-oldest
 
@@ -49,7 +47,7 @@ test-newest: newest
 
 # Tests marked `newest` say why beside the mark; documentation and repository are checked once.
 test-oldest: oldest
-	$(OLDEST)/bin/pytest -n $(WORKERS) --dist worksteal -m 'not newest' $(ON_OLDEST) $(ARGS) || $(AGAIN_OLDEST)
+	$(OLDEST)/bin/pytest -n $(WORKERS) --dist worksteal -m 'not newest' $(ARGS) || $(AGAIN_OLDEST)
 
 docs: newest
 	$(NEWEST)/bin/pytest tests/test_docs.py tests/test_public_face.py tests/test_repository.py $(ARGS)

@@ -5,17 +5,22 @@ from __future__ import annotations
 import contextlib
 import socket
 import threading
+import time
 from collections.abc import Iterator
 
 
 class CountingProxy:
-    """Forwards to *host* and *port*; :attr:`trips` counts over all its connections."""
+    """Forwards to *host* and *port*; :attr:`trips` counts over all its connections.
+
+    :attr:`delay` is how many seconds each message is held back, either way.
+    """
 
     def __init__(self, host: str, port: int) -> None:
         self._to = (host, port)
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port: int = self._listener.getsockname()[1]
         self.trips = 0
+        self.delay = 0.0
         self.connections = 0
         threading.Thread(target=self._accept, daemon=True).start()
 
@@ -43,6 +48,8 @@ class CountingProxy:
                 if by_client and not said[0]:
                     self.trips += 1
                 said[0] = by_client
+                if self.delay:
+                    time.sleep(self.delay)
                 there.sendall(data)
         for each in (here, there):
             with contextlib.suppress(OSError):

@@ -6,8 +6,12 @@ from typing import Any
 
 import pytest
 from sqlalchemy import (
+    Column,
     Integer,
+    MetaData,
+    Sequence,
     String,
+    Table,
     cast,
     event,
     func,
@@ -153,6 +157,15 @@ def test_what_an_element_hides_is_reset_too(name: str, tenancy: Tenancy) -> None
             session.commit()
         with tenancy.session() as session:
             assert timeout_and_process(session) == (usual, process)
+
+
+def test_a_default_may_be_asked_for_before_the_statement_that_needs_it(tenancy: Tenancy) -> None:
+    number = Column("id", Integer, Sequence("numbers_id"), primary_key=True)
+    numbers = Table("numbers", MetaData(), number, implicit_returning=False)
+    with tenancy.use("uk"), tenancy.engine.begin() as connection:
+        numbers.metadata.create_all(connection)
+        keys = [connection.execute(numbers.insert()).inserted_primary_key for _ in range(2)]
+        assert keys == [(1,), (2,)]
 
 
 def test_a_statement_that_a_listener_changed_is_looked_at_again(tenancy: Tenancy) -> None:

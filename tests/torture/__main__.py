@@ -33,6 +33,7 @@ def main() -> int:
         for name in options.kind or ["postgresql-psycopg-async"]:
             kind = kinds[name]
             address = None if kind.server == "sqlite" else servers.need(kind.server)
+            pooler = servers.need("pgbouncer") if kind.pooled else None
             plan = Plan(
                 ops=options.ops,
                 threads=options.threads,
@@ -44,7 +45,7 @@ def main() -> int:
             )
             with (
                 tempfile.TemporaryDirectory() as folder,
-                made(kind, Path(folder), address) as place,
+                made(kind, Path(folder), address, pooler) as place,
             ):
                 subject = Routed(place, options.tenants, options.budget)
                 report = torture(subject, plan)

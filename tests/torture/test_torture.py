@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -30,10 +31,17 @@ def tortured(kind: Kind) -> bool:
     return kind.isolation is Isolation.DATABASE and not kind.pooled
 
 
+def marked(kind: Kind) -> Any:
+    """SQLAlchemy 2.0 passes asyncpg's own errors of a killed connection on, which nobody can tell
+    from a fault, and leaves some of its connections to the garbage collector.
+    """
+    return pytest.param(kind, marks=pytest.mark.newest if kind.driver == "asyncpg" else ())
+
+
 TORTURED = [kind for kind in KINDS if tortured(kind)]
 
 
-@pytest.fixture(params=TORTURED, ids=str)
+@pytest.fixture(params=[marked(kind) for kind in TORTURED], ids=str)
 def subject(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Routed]:
     kind: Kind = request.param
     address = None if kind.server == "sqlite" else request.getfixturevalue(kind.server)
@@ -66,7 +74,7 @@ def test_interleaved_work_with_killed_connections(subject: Routed) -> None:
 
 
 @pytest.mark.parametrize(
-    "subject", [kind for kind in TORTURED if kind.is_async], indirect=True, ids=str
+    "subject", [marked(kind) for kind in TORTURED if kind.is_async], indirect=True, ids=str
 )
 def test_interleaved_work_with_cancelled_tasks(subject: Routed) -> None:
     plan = Plan(

@@ -222,6 +222,8 @@ def _with_own_transactions(base: Any) -> Any:
 
     if base.driver == "psycopg2":
         Armed.execution_ctx_cls = _with_held_cursors(base.execution_ctx_cls)
+    elif base.driver == "asyncpg":
+        Armed.execution_ctx_cls = _with_known_transactions(base.execution_ctx_cls)
     Armed.__name__ = Armed.__qualname__ = base.__name__
     return Armed
 
@@ -240,6 +242,19 @@ def _with_held_cursors(base: Any) -> Any:
                 cursor.withhold = True
                 record.dirty = True
             return cursor
+
+    return Context
+
+
+def _with_known_transactions(base: Any) -> Any:
+    """asyncpg before 0.32 gives a cursor only in a transaction that it began itself."""
+
+    class Context(base):  # type: ignore[misc]  # the base is known at run time only
+        def create_server_side_cursor(self) -> Any:
+            record = self._dbapi_connection._connection_record
+            if isinstance(record, BucketRecord) and record.armed:
+                guard.tell_asyncpg(record)
+            return super().create_server_side_cursor()
 
     return Context
 

@@ -276,7 +276,17 @@ def end(record: BucketRecord, verb: str) -> None:
         connection.commit() if verb == "COMMIT" else connection.rollback()
     else:
         _execute(record, verb)
+    if record.driver == "asyncpg":
+        raw: Any = record.driver_connection
+        raw._top_xact = None
     record.in_transaction = False
+
+
+def tell_asyncpg(record: BucketRecord) -> None:
+    """Have asyncpg take the transaction that is open for one of its own."""
+    connection: Any = record.driver_connection
+    if record.in_transaction and connection._top_xact is None:
+        connection._top_xact = connection.transaction()
 
 
 def end_twophase(record: BucketRecord, verb: str, xid: str, is_prepared: bool) -> None:

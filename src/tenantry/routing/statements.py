@@ -72,7 +72,8 @@ def leaves_nothing(context: Any, statement: str) -> bool:
     """
     compiled = context.compiled
     if compiled is None or (
-        statement is not context.statement  # a listener has changed it
+        # A listener has changed it, or it is another that SQLAlchemy needs first (a default).
+        statement is not getattr(context, "statement", None)
         and context.execute_style is not ExecuteStyle.INSERTMANYVALUES
     ):
         return text_leaves_nothing(statement)
