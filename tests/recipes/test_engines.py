@@ -5,14 +5,21 @@ Databases are SQLite files whose ``users`` hold the client's name.
 
 from __future__ import annotations
 
+import importlib
 import sys
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 from sqlalchemy import Engine, Integer, MetaData, String, create_engine, make_url, select, text
-from sqlalchemy.exc import IntegrityError, PendingRollbackError, UnboundExecutionError
+from sqlalchemy.exc import (
+    IntegrityError,
+    PendingRollbackError,
+    SAWarning,
+    UnboundExecutionError,
+)
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm import (
     DeclarativeBase,
@@ -250,6 +257,26 @@ def test_models_imported_once_are_missing_from_the_second_base(tmp_path: Path) -
     assert found == [["items"], []]
 
 
+def test_what_a_tutorial_makes_at_import_has_the_first_address_for_ever(
+    url_of: Callable[[str], str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "shop_database.py").write_text(
+        "import os\n"
+        "from sqlalchemy import create_engine\n"
+        "from sqlalchemy.orm import scoped_session, sessionmaker\n"
+        "engine = create_engine(os.environ['SHOP_URI'])\n"
+        "db_session = scoped_session(sessionmaker(bind=engine))\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    for client in CLIENTS:
+        monkeypatch.setenv("SHOP_URI", url_of(client))
+        module = importlib.import_module("shop_database")
+        assert names(module.db_session()) == ["client1"]
+        module.db_session.remove()
+        module.engine.dispose()
+    del sys.modules["shop_database"]
+
+
 def test_tenantry_needs_no_base_and_no_engine_of_its_own_per_app(
     url_of: Callable[[str], str],
 ) -> None:
@@ -326,6 +353,36 @@ def test_a_read_that_is_never_ended_keeps_its_transaction_and_connection(world: 
     assert kept.name == "public"
     db_session.remove()
     assert world.execute(idle) == [(0,)]
+
+
+def test_a_session_per_thread_is_of_the_client_before(engines: dict[str, Engine]) -> None:
+    """``scoped_session`` knows threads; only ``remove()`` tells it that a request is over."""
+    db_session = scoped_session(sessionmaker(engines["client1"]))
+    assert names(db_session()) == ["client1"]
+    # The teardown did not run. The next request, of client2, is told so and goes on.
+    with pytest.warns(SAWarning, match="already present"):
+        db_session.configure(bind=engines["client2"])
+    assert names(db_session()) == ["client1"]
+    db_session.remove()
+
+    # With it, what one thread says is still meant for all.
+    db_session.configure(bind=engines["client1"])
+    with ThreadPoolExecutor(1) as other:
+        other.submit(lambda: db_session.configure(bind=engines["client2"])).result()
+    assert names(db_session()) == ["client2"]
+    db_session.remove()
+
+
+def test_tenantry_asks_per_block_and_not_per_thread(tenancy: Tenancy) -> None:
+    def read(client: str) -> list[str]:
+        with tenancy.use(client), tenancy.session() as session:
+            return names(session)
+
+    with ThreadPoolExecutor(2) as threads:
+        for client in (*CLIENTS, *CLIENTS):  # the same threads again and again
+            assert threads.submit(read, client).result() == [client]
+            with tenancy.use("client1"):
+                assert threads.submit(read, client).result() == [client]
 
 
 def test_tenantry_ends_reads_with_their_block(world: World) -> None:
