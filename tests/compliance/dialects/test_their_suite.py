@@ -76,11 +76,12 @@ def outcomes(folder: Path, url: str, *, routed: bool) -> tuple[dict[str, str], s
     return found, run.stdout
 
 
-def compare(tmp_path: Path, plain_url: str, routed_url: str) -> None:
-    with ThreadPoolExecutor(2) as both:  # each is a process of its own
+def compare(tmp_path: Path, plain_url: str, routed_url: str, *, at_once: int) -> None:
+    with ThreadPoolExecutor(at_once) as both:  # each is a process of its own
         waiting = both.submit(outcomes, tmp_path / "plain", plain_url, routed=False)
-        routed, said_routed = outcomes(tmp_path / "routed", routed_url, routed=True)
+        ours = both.submit(outcomes, tmp_path / "routed", routed_url, routed=True)
         plain, said = waiting.result()
+        routed, said_routed = ours.result()
     engines = re.search(r"routed engines made: (\d+)", said_routed)
     assert engines is not None, said_routed[-2000:]
     assert int(engines.group(1)) > 0, said_routed[-2000:]
@@ -95,9 +96,8 @@ def compare(tmp_path: Path, plain_url: str, routed_url: str) -> None:
 
 
 def test_sqlite(tmp_path: Path) -> None:
-    compare(
-        tmp_path, f"sqlite:///{tmp_path}/plain/suite.db", f"sqlite:///{tmp_path}/routed/suite.db"
-    )
+    urls = [f"sqlite:///{tmp_path}/{side}/suite.db" for side in ("plain", "routed")]
+    compare(tmp_path, *urls, at_once=1)  # two at once remove each other's files
 
 
 def test_postgresql(tmp_path: Path, postgresql: ServerAddress) -> None:
@@ -110,7 +110,7 @@ def test_postgresql(tmp_path: Path, postgresql: ServerAddress) -> None:
         url: URL = postgresql.url("postgresql+psycopg", name)
         urls.append(url.render_as_string(hide_password=False))
     try:
-        compare(tmp_path, *urls)
+        compare(tmp_path, *urls, at_once=2)
     finally:
         for name in ("suite_plain", "suite_routed"):
             postgresql.execute(f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)')
