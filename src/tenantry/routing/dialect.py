@@ -10,6 +10,7 @@ from __future__ import annotations
 from contextvars import ContextVar
 from typing import Any
 
+from sqlalchemy.engine.default import DefaultDialect
 from sqlalchemy.engine.interfaces import Dialect
 
 from ..context import now
@@ -42,6 +43,8 @@ def routed_dialect_class(base: type[Dialect]) -> type[Dialect]:
 
 def _watched(base: Any) -> Any:
     """Notes transactions, and statements that may leave something; checks the tenant."""
+    begins = base.do_begin is not DefaultDialect.do_begin  # which does nothing
+    commit, execute = base.do_commit, base.do_execute  # every transaction calls them
 
     class Routed(base):  # type: ignore[misc]  # the base is known at run time only
         # SQLAlchemy copies this mark of each dialect class, it is not inherited.
@@ -57,7 +60,8 @@ def _watched(base: Any) -> Any:
                     guard.begin(record)
                     return
                 record.in_transaction = True
-            super().do_begin(dbapi_connection)
+            if begins:
+                super().do_begin(dbapi_connection)
 
         def do_commit(self, dbapi_connection: Any) -> None:
             record = dbapi_connection._connection_record
@@ -68,7 +72,7 @@ def _watched(base: Any) -> Any:
                 record.lent -= 1
                 guard.end(record, "COMMIT")
                 return
-            super().do_commit(dbapi_connection)
+            commit(self, dbapi_connection)
             record.lent -= 1
             record.in_transaction = False
 
@@ -97,7 +101,7 @@ def _watched(base: Any) -> Any:
         ) -> None:
             if context is not None:
                 _before_statement(context, statement)
-            super().do_execute(cursor, statement, parameters, context)
+            execute(self, cursor, statement, parameters, context)
 
         def do_executemany(
             self, cursor: Any, statement: str, parameters: Any, context: Any = None
@@ -135,6 +139,10 @@ def _before_statement(context: Any, statement: str) -> None:
     if type(record) is BucketRecord:
         if now() is not record.target.tenant:
             record.check_current()
+        if getattr(context.compiled, "_tenantry_leaves_nothing", False) and (
+            statement is getattr(context, "statement", None)
+        ):
+            return  # found before, by what follows
         if not leaves_nothing(context, statement):
             record.dirty = True
             if record.armed:

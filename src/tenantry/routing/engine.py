@@ -37,7 +37,7 @@ from .pool import BucketRecord, RoutedPool, target_of_checkout
 from .translate import translate
 
 _PINNED_ENGINES = 1000  # about 2 kB each
-_OWN_OF_A_VIEW = frozenset({"_pin", "_pin_shared", "_whole", "_pinned"})
+_OWN_OF_A_VIEW = frozenset({"_pin", "_pin_shared", "_whole", "_pinned", "_known", "_way"})
 
 __all__ = ["RoutedConnection", "RoutedEngine", "Router", "tenant_of_execution"]
 
@@ -107,6 +107,9 @@ class RoutedEngine(Engine):
     _pin: Tenant | None = None
     _pin_shared: bool = False
 
+    #: The pinned tenant as the directory knew it last, and where its connections go.
+    _known: Tenant | None = None
+    _way: tuple[Target, RoutedEngine]
     #: The engine that this is a view of, for a pinned one.
     _whole: RoutedEngine | None = None
     #: Views pinned to a tenant, by its surrogate key: making one costs as much as a query.
@@ -165,12 +168,18 @@ class RoutedEngine(Engine):
         """
         # Every transaction comes this way, so it calls as little as it can.
         router = self._router
-        if self._pin is not None:
-            target = router.target(self._pin, self.dialect.is_async)
-        else:
+        if self._pin is None:
             target = self._target()
+            serving = router.engine_for(target)
+        else:
+            known = router.directory.peek(self._pin.id)
+            if known is None or known is not self._known or known.state is not State.READY:
+                target = router.target(self._pin, self.dialect.is_async)
+                serving = router.engine_for(target)
+                self._known, self._way = known, (target, serving)
+            else:
+                target, serving = self._way
         mine = self._whole or _root(self)
-        serving = router.engine_for(target)
         engine = self
         if serving is not mine and _kind(serving) != _kind(mine):
             engine = serving
