@@ -206,6 +206,8 @@ def at_a_terminal(folder: Path, *arguments: str) -> Iterator[tuple[subprocess.Po
         stdout=its_end,
         stderr=its_end,
         start_new_session=True,
+        # As at a terminal, also where these tests run in the background and inherit "ignored".
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     os.close(its_end)
     try:
