@@ -38,7 +38,8 @@ def hello(tenant):
 
 
 @pytest.fixture
-def app(tmp_path: Path) -> Iterator[Flask]:
+def app(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Flask]:
+    monkeypatch.chdir(tmp_path)  # the journal of a command is kept where the project is
     app = Flask("shop")
     tenancy = tenancy_in(tmp_path, "uk", "aus", "shut")
     Tenantry(app, tenancy=tenancy, resolver=from_query())
