@@ -118,12 +118,7 @@ class use(_Scope):
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        token, self._token = self._token, None
-        if token is not None:
-            try:
-                _current.reset(token)
-            except ValueError:
-                pass  # as in _Scope
+        _Scope.__exit__(self, kind, error, traceback)
         if events.listening():
             events.emit(events.TenantLeft(self._value.id))
 
