@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tenantry import Tenancy
 from tests.places import Kind, Place, made
 
 
@@ -16,3 +17,12 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Place]:
     address = None if kind.server == "sqlite" else request.getfixturevalue(kind.server)
     with made(kind, tmp_path, address) as place:
         yield place
+
+
+@pytest.fixture
+def close() -> Iterator[list[Tenancy]]:
+    """Those put in are closed after the test."""
+    opened: list[Tenancy] = []
+    yield opened
+    for each in opened:
+        each.close()

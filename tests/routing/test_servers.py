@@ -6,7 +6,6 @@ import contextlib
 import socket
 import threading
 import time
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -17,6 +16,7 @@ from tenantry import Placement, Tenancy, Tenant, events
 from tenantry.directory import MappingDirectory
 from tenantry.errors import ServerUnavailableError
 from tests.places import Author, Base, Kind, Place
+from tests.threads import in_threads
 
 SERIALIZABLE = {"options": "-c default_transaction_isolation=serializable"}
 PID = text("SELECT pg_backend_pid()")
@@ -31,14 +31,6 @@ def two_servers(place: Place, *tenants: str, **second: Any) -> Tenancy:
         for number, each in enumerate(tenants)
     ]
     return Tenancy(MappingDirectory(known, servers=servers), servers, wait_seconds=10)
-
-
-@pytest.fixture
-def close() -> Iterator[list[Tenancy]]:
-    made: list[Tenancy] = []
-    yield made
-    for each in made:
-        each.close()
 
 
 @pytest.mark.parametrize(
@@ -137,23 +129,3 @@ def test_a_dead_further_server_is_tried_once_for_all_who_wait(
 def ask(tenancy: Tenancy, tenant_id: str) -> int:
     with tenancy.use(tenant_id), tenancy.session() as session:
         return session.scalar(text("SELECT 1")) or 0
-
-
-def in_threads(count: int, function: Any) -> list[Any]:
-    """What *function* gives in so many threads that start together."""
-    barrier = threading.Barrier(count)
-    results: list[Any] = []
-
-    def run() -> None:
-        barrier.wait()
-        try:
-            results.append(function())
-        except Exception as error:
-            results.append(error)
-
-    threads = [threading.Thread(target=run) for _ in range(count)]
-    for each in threads:
-        each.start()
-    for each in threads:
-        each.join()
-    return results

@@ -37,7 +37,7 @@ from .pool import BucketRecord, RoutedPool, target_of_checkout
 from .translate import translate
 
 _PINNED_ENGINES = 1000  # about 2 kB each
-_OWN_OF_A_VIEW = frozenset({"_pin", "_pin_shared", "_whole", "_pinned", "_known", "_way"})
+_OWN_OF_A_VIEW = frozenset({"_pin", "_pin_shared", "_whole", "_pinned", "_way"})
 
 __all__ = ["RoutedConnection", "RoutedEngine", "Router", "tenant_of_execution"]
 
@@ -108,8 +108,7 @@ class RoutedEngine(Engine):
     _pin_shared: bool = False
 
     #: The pinned tenant as the directory knew it last, and where its connections go.
-    _known: Tenant | None = None
-    _way: tuple[Target, RoutedEngine]
+    _way: tuple[Tenant, Target, RoutedEngine] | None = None
     #: The engine that this is a view of, for a pinned one.
     _whole: RoutedEngine | None = None
     #: Views pinned to a tenant, by its surrogate key: making one costs as much as a query.
@@ -119,19 +118,20 @@ class RoutedEngine(Engine):
     def pinned(self, tenant: Tenant | None) -> RoutedEngine:
         """This engine for one tenant (``None``: the shared place) whoever is current."""
         kept = self._pinned
-        if kept is None:
-            engine = cast(RoutedEngine, self.execution_options())
-        else:
-            key = tenant.key if tenant is not None else None
+        key = tenant.key if tenant is not None else None
+        if kept is not None:
             found = kept.get(key)
             if found is not None and (found._pin is tenant or found._pin == tenant):
                 return found
             engine = self._view()
-            if len(kept) >= _PINNED_ENGINES:
-                kept.clear()
-            kept[key] = engine
+        else:
+            engine = cast(RoutedEngine, self.execution_options())
         engine._pin = tenant
         engine._pin_shared = tenant is None
+        if kept is not None:
+            if len(kept) >= _PINNED_ENGINES:
+                kept.clear()
+            kept[key] = engine  # last, for another thread may find it at once
         return engine
 
     def _view(self) -> RoutedEngine:
@@ -173,12 +173,14 @@ class RoutedEngine(Engine):
             serving = router.engine_for(target)
         else:
             known = router.directory.peek(self._pin.id)
-            if known is None or known is not self._known or known.state is not State.READY:
+            way = self._way
+            if way is not None and way[0] is known and known.state is State.READY:
+                _, target, serving = way
+            else:
                 target = router.target(self._pin, self.dialect.is_async)
                 serving = router.engine_for(target)
-                self._known, self._way = known, (target, serving)
-            else:
-                target, serving = self._way
+                if known is not None:
+                    self._way = known, target, serving  # at once, for other threads read it
         mine = self._whole or _root(self)
         engine = self
         if serving is not mine and _kind(serving) != _kind(mine):
