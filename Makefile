@@ -28,11 +28,6 @@ demo:
 	@.ci/venv $(DEMO) requirements/demo.txt
 	@$(DEMO)/bin/tenantry demo $(ARGS)
 
-# What failed beside everything else is run once more, alone: some tests start many processes,
-# and a busy machine makes them wait longer than they allow. A defect fails again.
-AGAIN_NEWEST = $(NEWEST)/bin/pytest --last-failed --last-failed-no-failures none $(ARGS)
-AGAIN_OLDEST = $(OLDEST)/bin/pytest --last-failed --last-failed-no-failures none -m 'not newest' $(ARGS)
-
 test: lint types test-newest test-oldest
 
 lint: newest
@@ -43,11 +38,11 @@ types: newest
 	$(NEWEST)/bin/mypy
 
 test-newest: newest
-	$(NEWEST)/bin/pytest -n $(WORKERS) --dist worksteal $(ARGS) || $(AGAIN_NEWEST)
+	$(NEWEST)/bin/pytest -n $(WORKERS) --dist worksteal $(ARGS)
 
 # Tests marked `newest` say why beside the mark; documentation and repository are checked once.
 test-oldest: oldest
-	$(OLDEST)/bin/pytest -n $(WORKERS) --dist worksteal -m 'not newest' $(ARGS) || $(AGAIN_OLDEST)
+	$(OLDEST)/bin/pytest -n $(WORKERS) --dist worksteal -m 'not newest' $(ARGS)
 
 docs: newest
 	$(NEWEST)/bin/pytest tests/test_docs.py tests/test_public_face.py tests/test_repository.py $(ARGS)
