@@ -1,4 +1,4 @@
-"""Where a server's binaries come from: this machine, its package manager, or a container."""
+"""Where a server's or a browser's binaries come from: this machine, its packages, a container."""
 
 from __future__ import annotations
 
@@ -121,7 +121,7 @@ def fetch(
             f"no {name} on this machine; TENANTRY_TEST_INSTALL=0 forbids to fetch it"
         )
     if shutil.which("apt-get") and shutil.which("dpkg-deb"):
-        return _unpack_debian(debian)
+        return _unpack_debian(debian, programs)
     install = _package_manager()
     if install is None:
         raise MissingDependencyError(
@@ -164,7 +164,7 @@ def running_container(command: Sequence[str | Path], ready: Callable[[], bool]) 
         yield
 
 
-def _unpack_debian(packages: Sequence[str]) -> Installation:
+def _unpack_debian(packages: Sequence[str], programs: Sequence[str]) -> Installation:
     system = platform.freedesktop_os_release()
     release = f"{system['ID']}{system.get('VERSION_ID', '')}-{platform.machine()}"
     wanted = FETCHED / release / "+".join(packages)
@@ -176,7 +176,8 @@ def _unpack_debian(packages: Sequence[str]) -> Installation:
         for folder in ("state/lists/partial", "cache/archives/partial", "root"):
             (work / folder).mkdir(parents=True)
         # Our own lists and cache, so that no rights are needed and nothing of the system changes;
-        # its record of what is installed is read, so only what is missing comes.
+        # its record of what is installed is read, so that of what the packages need only what is
+        # missing comes. They come themselves even if installed: their programs were not found.
         apt = [
             "apt-get",
             *("-qq", "-o", f"Dir::State={work / 'state'}", "-o", f"Dir::Cache={work / 'cache'}"),
@@ -184,9 +185,14 @@ def _unpack_debian(packages: Sequence[str]) -> Installation:
             *("-o", "Debug::NoLocking=1", "-o", "APT::Sandbox::User="),
         ]
         _run([*apt, "update"])
-        _run([*apt, "install", "-y", "--no-install-recommends", "--download-only", *packages])
+        bring = ["install", "-y", "--reinstall", "--no-install-recommends", "--download-only"]
+        _run([*apt, *bring, *packages])
         for package in sorted((work / "cache" / "archives").glob("*.deb")):
             _run(["dpkg-deb", "-x", str(package), str(work / "root")])
+        if Installation(work / "root").find(*programs) is None:
+            raise MissingDependencyError(
+                f"the packages {', '.join(packages)} brought no {' or '.join(programs)}"
+            )
         (work / "root").chmod(0o755)
         try:
             (work / "root").rename(wanted)

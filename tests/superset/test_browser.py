@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import secrets
-import shutil
 import threading
 import time
 from collections.abc import Iterator
@@ -21,6 +20,8 @@ from werkzeug.serving import make_server
 
 from examples.superset.host import ACCOUNTS, create_app
 from examples.superset.regions import ROWS, sales
+from tenantry.errors import MissingDependencyError
+from tests.servers.sources import MACHINE, Installation, fetch
 from tests.superset.conftest import HOST_PORT, Running
 
 IMAGES = Path(__file__).parents[2] / "docs" / "images"
@@ -30,6 +31,8 @@ FLAGS = (
     *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
     *("--disable-dev-shm-usage", "--window-size=1280,640", "--hide-scrollbars"),
 )
+NAMES = ("chromium", "chromium-browser", "google-chrome")
+DRIVER = "chromedriver"
 PATIENCE_SECONDS = 120.0
 
 
@@ -56,17 +59,28 @@ def host(ours: Running) -> Iterator[str]:
 
 @pytest.fixture
 def browser(tmp_path: Path) -> Iterator[webdriver.Chrome]:
-    chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
-    if not chromium or not driver:
-        missing = "no browser on this machine: install chromium and chromium-driver"
-        (pytest.fail if os.environ.get("CI") else pytest.skip)(missing)
+    try:
+        installation = _installation()
+    except MissingDependencyError as missing:
+        (pytest.fail if os.environ.get("CI") else pytest.skip)(str(missing))
     options = webdriver.ChromeOptions()
-    options.binary_location = chromium
+    # Not Debian's script of that name, which starts what lies below / itself.
+    unpacked = installation.root / "usr" / "lib" / "chromium" / "chromium"
+    options.binary_location = str(unpacked if unpacked.is_file() else installation.program(*NAMES))
     for flag in (*FLAGS, f"--user-data-dir={tmp_path / 'profile'}"):
         options.add_argument(flag)
-    started = webdriver.Chrome(options, webdriver.ChromeService(driver))
+    driver = str(installation.program(DRIVER))
+    environment = {**os.environ, **installation.environment}
+    started = webdriver.Chrome(options, webdriver.ChromeService(driver, env=environment))
     yield started
     started.quit()
+
+
+def _installation() -> Installation:
+    if MACHINE.find(*NAMES) and MACHINE.find(DRIVER):
+        return MACHINE
+    packages = ["chromium", "chromium-common", "chromium-driver"]
+    return fetch("Chromium", packages, ["chromium"], [DRIVER])
 
 
 def log_in(browser: webdriver.Chrome, host: str, name: str) -> None:
