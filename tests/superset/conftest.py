@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 import subprocess
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,7 +26,8 @@ from tenantry.testing.address import ServerAddress
 from tenantry.testing.process import free_port
 
 HERE = Path(__file__).parent
-LOGS = Path(__file__).parents[2] / ".build" / "superset-logs"
+EXAMPLE = HERE.parents[1] / "examples" / "superset" / "superset_config.py"
+LOGS = HERE.parents[1] / ".build" / "superset-logs"
 ACCOUNTS = ("admin:Admin", "embedder:Embedder", "uk:Alpha")
 TENANTS = ("uk", "aus", "eu")
 HOST_PORT = free_port()
@@ -65,8 +68,17 @@ class Running:
         **body: Any,
     ) -> httpx.Response:
         """Ask for a chart's rows as a guest, as the embedded page does."""
-        dataset, chart_id = self.made.datasets["sales"], self.made.charts[chart]
-        asked = {
+        asked = {**self.chart_body("sales", chart), **body}
+        headers = {"X-GuestToken": token} if token is not None else {}
+        url = f"{self.url}/api/v1/chart/data"
+        if client is not None:
+            return client.post(url, json=asked, headers=headers)
+        return httpx.post(url, json=asked, headers=headers, timeout=60)
+
+    def chart_body(self, name: str, chart: str | None = None) -> dict[str, Any]:
+        """What the page asks for the rows of the dataset *name*, in its table or another chart."""
+        dataset = self.made.datasets[name]
+        return {
             "datasource": {"id": dataset, "type": "table"},
             "force": False,
             "queries": [
@@ -75,35 +87,34 @@ class Running:
             "form_data": {
                 "datasource": f"{dataset}__table",
                 "viz_type": "table",
-                "slice_id": chart_id,
+                "slice_id": self.made.charts[chart or f"{name} table"],
                 "dashboardId": self.made.dashboard,
             },
             "result_format": "json",
             "result_type": "full",
-            **body,
         }
-        headers = {"X-GuestToken": token} if token is not None else {}
-        url = f"{self.url}/api/v1/chart/data"
-        if client is not None:
-            return client.post(url, json=asked, headers=headers)
-        return httpx.post(url, json=asked, headers=headers, timeout=60)
 
-    def chart_body(self, name: str) -> dict[str, Any]:
-        """What the page asks for the rows of the dataset *name*."""
-        dataset = self.made.datasets[name]
-        return {
-            "datasource": {"id": dataset, "type": "table"},
-            "force": False,
-            "queries": [{"columns": ["region", "product", "amount"], "metrics": []}],
-            "form_data": {
-                "datasource": f"{dataset}__table",
-                "viz_type": "table",
-                "slice_id": self.made.charts[f"{name} table"],
-                "dashboardId": self.made.dashboard,
-            },
-            "result_format": "json",
-            "result_type": "full",
+    def sql_lab(self, sql: str) -> Any:
+        """The rows that an administrator gets in SQL Lab."""
+        asked = {
+            "database_id": self.made.database,
+            "sql": sql,
+            "runAsync": False,
+            "client_id": secrets.token_hex(5),  # a column of 11 characters
         }
+        with self.rest() as rest:
+            return rest("POST", "/api/v1/sqllab/execute/", json=asked)["data"]
+
+    @contextmanager
+    def with_schema(self, schema: str) -> Iterator[None]:
+        """The dataset of sales names this schema."""
+        dataset = f"/api/v1/dataset/{self.made.datasets['sales']}"
+        with self.rest() as rest:
+            rest("PUT", dataset, json={"schema": schema})
+            try:
+                yield
+            finally:
+                rest("PUT", dataset, json={"schema": None})
 
     def checked(self, **more: Any) -> Report:
         """All routes x three tenants x both orders x one browser x 8 threads."""
@@ -116,6 +127,28 @@ class Running:
             embedded=self.made.embedded,
             **{"rounds": 1, "owns": owns, **more},
         )
+
+
+@contextmanager
+def running(
+    config: Path,
+    environment: dict[str, str],
+    tokens: Callable[[Superset, str], Callable[[str], str]],
+    *,
+    workers: bool = False,
+    **provisioning: Any,
+) -> Iterator[Running]:
+    """A Superset with *config*, and what ``provision`` puts into it."""
+    with running_superset(
+        config,
+        environment=environment,
+        accounts=ACCOUNTS,
+        workers=workers,
+        log=LOGS / f"{config.stem.removesuffix('_config')}.log",
+    ) as superset:
+        with Rest(superset.url, "admin", superset.passwords["admin"]) as rest:
+            made = provision(rest, **provisioning)
+        yield Running(superset, made, tokens(superset, made.embedded))
 
 
 def ran_inside(running: Running, script: Path, asked: Any) -> Any:
@@ -191,26 +224,19 @@ def variables(regions: dict[str, Region], redis_url: str) -> dict[str, str]:
 def ours(variables: dict[str, str]) -> Iterator[Running]:
     """The example's configuration, which is the one in the documentation."""
     environment = {**variables, "HOST_APPLICATION_URL": f"http://localhost:{HOST_PORT}"}
-    with running_superset(
-        environment=environment, accounts=ACCOUNTS, log=LOGS / "ours.log"
-    ) as superset:
-        with Rest(superset.url, "admin", superset.passwords["admin"]) as rest:
-            made = provision(rest)
-        yield Running(superset, made, minted_by(superset, made.embedded))
+    with running(EXAMPLE, environment, minted_by) as ours:
+        yield ours
 
 
 @pytest.fixture(scope="session")
 def article(variables: dict[str, str], regions: dict[str, Region]) -> Iterator[Running]:
     """The article's code, corrected so that it starts, over the same regions."""
     hq = regions["hq"]
-    without_ours = {"{{ tenant() }}": "{{ current_username() }}"}
-    with running_superset(
+    with running(
         HERE / "article_config.py",
-        environment=variables,
-        accounts=ACCOUNTS,
-        log=LOGS / "article.log",
-    ) as superset:
-        address = f"postgresql://{hq.login}:{hq.password}@{hq.host}:{hq.port}/{hq.database}"
-        with Rest(superset.url, "admin", superset.passwords["admin"]) as rest:
-            made = provision(rest, address=address, without=without_ours)
-        yield Running(superset, made, named_by(superset, made.embedded))
+        variables,
+        named_by,
+        address=f"postgresql://{hq.login}:{hq.password}@{hq.host}:{hq.port}/{hq.database}",
+        without={"{{ tenant() }}": "{{ current_username() }}"},
+    ) as article:
+        yield article

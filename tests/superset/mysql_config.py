@@ -12,4 +12,5 @@ import pymysql
 pymysql.install_as_MySQLdb()
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
+# The path comes first, and Superset reads the names of this module.
 from examples.superset.superset_config import *  # noqa: E402,F403

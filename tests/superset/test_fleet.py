@@ -12,15 +12,14 @@ import httpx
 import pytest
 from click.testing import CliRunner
 
-from examples.superset.provision import DATASETS, Rest, provision
+from examples.superset.provision import DATASETS
 from examples.superset.regions import TABLE, Region, connected, sales
-from examples.superset.stack import running_superset
 from tenantry import Isolation, Placement, State, Tenant
 from tenantry.cli.superset import superset
 from tenantry.directory import TableDirectory
 from tenantry.integrations.superset.guest import Guest
 from tenantry.testing.address import ServerAddress
-from tests.superset.conftest import ACCOUNTS, HERE, LOGS, Running, minted_by, regions_in
+from tests.superset.conftest import HERE, Running, minted_by, regions_in, running
 
 PASSWORD = "fleet@test/"
 MIXED = "sales_mixed"
@@ -89,25 +88,19 @@ def fleet(
     for name in ("uk", "aus", "hq"):
         directory.add(Tenant(name, Placement("fleet", database=regions[name].database)))
     directory.add(Tenant("eu", Placement("fleet", Isolation.SCHEMA, schema="eu")))
-    with running_superset(
-        HERE / "fleet_config.py",
-        environment={
-            "REDIS_URL": redis_url,
-            "CONTROL_URL": control.render_as_string(hide_password=False),
-            "FLEET_URL": server.render_as_string(hide_password=False),
-            "CACHES_IN": str(caches_in),
-            "CELERY_QUEUE": f"superset-{port}",
-        },
-        accounts=ACCOUNTS,
-        workers=True,
-        log=LOGS / "fleet.log",
+    environment = {
+        "REDIS_URL": redis_url,
+        "CONTROL_URL": control.render_as_string(hide_password=False),
+        "FLEET_URL": server.render_as_string(hide_password=False),
+        "CACHES_IN": str(caches_in),
+        "CELERY_QUEUE": f"superset-{port}",
+    }
+    # Two datasets, for each asynchronous query is asked after until it is done.
+    datasets = {name: DATASETS[name] for name in ("sales", "sales_plain")}
+    with running(
+        HERE / "fleet_config.py", environment, minted_by, workers=True, datasets=datasets
     ) as started:
-        with Rest(started.url, "admin", started.passwords["admin"]) as rest:
-            # Two datasets, for each asynchronous query is asked after until it is done.
-            made = provision(
-                rest, datasets={name: DATASETS[name] for name in ("sales", "sales_plain")}
-            )
-        yield Fleet(started, made, minted_by(started, made.embedded), directory)
+        yield Fleet(started.superset, started.made, started.token, directory)
 
 
 def test_nothing_leaks_through_workers_files_and_schemas(fleet: Fleet) -> None:
@@ -129,20 +122,7 @@ def test_another_tenant_s_result_address_gives_nothing(fleet: Fleet) -> None:
         aus = Guest(fleet.url, "aus", lambda: fleet.token("aus"), other)
         seen: list[str] = []
         one.event_hooks["response"].append(lambda answer: seen.append(str(answer.request.url)))
-        dataset = fleet.made.datasets["sales_plain"]
-        body = {
-            "datasource": {"id": dataset, "type": "table"},
-            "force": True,
-            "queries": [{"columns": ["region", "product", "amount"], "metrics": []}],
-            "form_data": {
-                "datasource": f"{dataset}__table",
-                "viz_type": "table",
-                "slice_id": fleet.made.charts["sales_plain table"],
-                "dashboardId": fleet.made.dashboard,
-            },
-            "result_format": "json",
-            "result_type": "full",
-        }
+        body = {**fleet.chart_body("sales_plain"), "force": True}
         assert regions_in(uk("POST", "/api/v1/chart/data", json=body)) == {"uk"}
         path = seen[-1].removeprefix(fleet.url)
         assert path.startswith("/api/v1/chart/data/")
@@ -213,13 +193,8 @@ def test_a_tenant_created_again_shares_nothing_with_the_old_one(
 
 def test_a_dataset_with_another_s_schema_is_refused(fleet: Fleet) -> None:
     """One login reads both schemas here, so only the adapter stands between them."""
-    with fleet.rest() as rest:
-        dataset = fleet.made.datasets["sales"]
-        rest("PUT", f"/api/v1/dataset/{dataset}", json={"schema": "nz"})
-        try:
-            status, seen = fleet.rows("eu", force=True)
-        finally:
-            rest("PUT", f"/api/v1/dataset/{dataset}", json={"schema": None})
+    with fleet.with_schema("nz"):
+        status, seen = fleet.rows("eu", force=True)
     assert status >= 400
     assert seen == set()
 
@@ -227,16 +202,6 @@ def test_a_dataset_with_another_s_schema_is_refused(fleet: Fleet) -> None:
 def test_what_the_user_had_set_is_still_there(fleet: Fleet) -> None:
     with httpx.Client() as client:
         assert client.get(f"{fleet.url}/health").headers["X-Own"] == "yes"
-    with fleet.rest() as rest:
-        answer = rest(
-            "POST",
-            "/api/v1/sqllab/execute/",
-            json={
-                "database_id": fleet.made.database,
-                # Reads `a` as the user's own mutator has it, and \\x61 without.
-                "sql": "SELECT CAST(CAST('a' AS bytea) AS text) AS a, '{{ own() }}' AS own",
-                "runAsync": False,
-                "client_id": "own456",
-            },
-        )
-    assert answer["data"] == [{"a": "a", "own": "own"}]
+    # Reads `a` as the user's own mutator has it, and \\x61 without.
+    seen = fleet.sql_lab("SELECT CAST(CAST('a' AS bytea) AS text) AS a, '{{ own() }}' AS own")
+    assert seen == [{"a": "a", "own": "own"}]

@@ -6,11 +6,10 @@ from collections.abc import Iterator
 
 import pytest
 
-from examples.superset.provision import DATASETS, Rest, provision
+from examples.superset.provision import DATASETS
 from examples.superset.regions import make_mysql
-from examples.superset.stack import running_superset
 from tenantry.testing.address import ServerAddress
-from tests.superset.conftest import ACCOUNTS, HERE, LOGS, TENANTS, Running, minted_by, regions_in
+from tests.superset.conftest import HERE, TENANTS, Running, minted_by, regions_in, running
 
 
 @pytest.fixture(scope="module")
@@ -20,19 +19,14 @@ def shops(mariadb: ServerAddress, redis_url: str) -> Iterator[Running]:
     environment = {"REDIS_URL": redis_url}
     for region in regions.values():
         environment |= region.variables()
-    with running_superset(
+    with running(
         HERE / "mysql_config.py",
-        environment=environment,
-        accounts=ACCOUNTS,
-        log=LOGS / "mysql.log",
-    ) as superset:
-        with Rest(superset.url, "admin", superset.passwords["admin"]) as rest:
-            made = provision(
-                rest,
-                address="mysql+pymysql://nobody@tenant.invalid/none",
-                datasets={name: DATASETS[name] for name in ("sales", "sales_named")},
-            )
-        yield Running(superset, made, minted_by(superset, made.embedded))
+        environment,
+        minted_by,
+        address="mysql+pymysql://nobody@tenant.invalid/none",
+        datasets={name: DATASETS[name] for name in ("sales", "sales_named")},
+    ) as shops:
+        yield shops
 
 
 def test_nothing_leaks_between_databases_of_mariadb(shops: Running) -> None:
@@ -55,31 +49,16 @@ def test_each_tenant_reads_its_own_in_both_orders_from_warm_caches(shops: Runnin
 
 def test_a_dataset_that_names_another_s_database_is_refused(shops: Running) -> None:
     """Where a schema is a database, ``sales_aus.sales`` would reach into it."""
-    dataset = shops.made.datasets["sales"]
-    with shops.rest() as rest:
-        rest("PUT", f"/api/v1/dataset/{dataset}", json={"schema": "sales_aus"})
-        try:
-            answer = shops.chart_data(shops.token("uk"), force=True)
-        finally:
-            rest("PUT", f"/api/v1/dataset/{dataset}", json={"schema": None})
+    with shops.with_schema("sales_aus"):
+        answer = shops.chart_data(shops.token("uk"), force=True)
     assert answer.status_code >= 400
     assert regions_in(answer) == set()
     assert "sales_aus" not in answer.text
 
 
 def test_staff_read_the_reference_and_strangers_nothing(shops: Running) -> None:
-    with shops.rest() as rest:
-        answer = rest(
-            "POST",
-            "/api/v1/sqllab/execute/",
-            json={
-                "database_id": shops.made.database,
-                "sql": "SELECT DISTINCT region, database() AS place FROM sales",
-                "runAsync": False,
-                "client_id": "mysql1",
-            },
-        )
-    assert answer["data"] == [{"region": "hq", "place": "sales_hq"}]
+    seen = shops.sql_lab("SELECT DISTINCT region, database() AS place FROM sales")
+    assert seen == [{"region": "hq", "place": "sales_hq"}]
     refused = shops.chart_data(shops.minted(tenant="nosuch"))
     assert refused.status_code in (401, 403)
     assert regions_in(refused) == set()
