@@ -38,7 +38,7 @@ from tenantry.integrations.superset.caches import (
 from tenantry.integrations.superset.mutator import Mutator, check_schema, engine_context, place
 from tenantry.integrations.superset.security import guard_answer, mint_hook, secured
 from tenantry.integrations.superset.startup import DEFAULT_SECRETS, check_startup
-from tenantry.integrations.superset.templates import also_ours, tenant_function
+from tenantry.integrations.superset.templates import TenantFunction, also_ours
 from tenantry.integrations.superset.visitor import signed_in
 from tenantry.testing.address import ServerAddress
 
@@ -649,7 +649,7 @@ def test_the_tenant_in_a_template_is_part_of_the_cache_key(
     """As Superset renders a query for its key: what is handed to the wrapper gets into it."""
     keys: list[Any] = []
     template = SandboxedEnvironment().from_string("SELECT '{{ tenant() }}' AS t FROM sales")
-    context = {"tenant": tenant_function(visitors), "cache_key_wrapper": keys.append}
+    context = {"tenant": TenantFunction(visitors), "cache_key_wrapper": keys.append}
     for name in ("uk", "aus"):
         as_user(Guest(tenant=name))
         assert template.render(context) == f"SELECT '{name}' AS t FROM sales"

@@ -204,7 +204,8 @@ def test_identity_keys_carry_the_tenants_surrogate_key(tenancy: Tenancy) -> None
             assert identity is not None
             assert identity[2] == key
         assert session.get(Note, new.id) is new
-        assert all(identity[2] == key for identity in session.identity_map.keys())  # noqa: SIM118
+        identities = session.identity_map.keys()  # which is no dict
+        assert all(identity[2] == key for identity in identities)
 
 
 def test_an_object_made_detached_by_hand_is_nobodys(tenancy: Tenancy) -> None:

@@ -163,7 +163,7 @@ async def test_streams_and_server_side_cursors_are_the_tenants(tenancy: Tenancy)
 
 def test_a_session_needs_a_routed_engine() -> None:
     with pytest.raises(ConfigurationError, match="needs an engine of a Tenancy"):
-        TenantSession(create_engine("sqlite://"))  # type: ignore[arg-type]
+        TenantSession(create_engine("sqlite://"))  # type: ignore[arg-type]  # wrong on purpose
 
 
 # States and generations -----------------------------------------------------------------------

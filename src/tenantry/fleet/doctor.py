@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 from sqlalchemy import Connection, MetaData, text
+from sqlalchemy.exc import SQLAlchemyError
 
 from ..backends import SQLite
 from ..backends.places import places_of
@@ -312,7 +313,7 @@ def _row_security(
     for tables in row_tables(reached, tenancy.servers):
         try:
             found = audit_tables(access, tables, metadata)
-        except Exception as error:
+        except (SQLAlchemyError, TenantryError) as error:
             words = f"row-level security of {tables} could not be looked at: {describe(error)}"
             findings.append(Finding("rows_unknown", "error", words))
             continue

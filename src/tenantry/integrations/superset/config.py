@@ -13,7 +13,7 @@ from tenantry.integrations.superset.caches import tenant_caches
 from tenantry.integrations.superset.mutator import Mutator, engine_context
 from tenantry.integrations.superset.security import install, mint_hook, secured
 from tenantry.integrations.superset.startup import check_startup
-from tenantry.integrations.superset.templates import count_in_keys, tenant_function
+from tenantry.integrations.superset.templates import TenantFunction, count_in_keys
 from tenantry.integrations.superset.visitor import CLAIMS, Visitors
 from tenantry.servers import Server
 
@@ -65,7 +65,7 @@ def configure(
     )
     settings["FLASK_APP_MUTATOR"] = _app_mutator(visitors, settings.get("FLASK_APP_MUTATOR"))
     settings["JINJA_CONTEXT_ADDONS"] = {
-        "tenant": tenant_function(visitors),
+        "tenant": TenantFunction(visitors),
         **settings.get("JINJA_CONTEXT_ADDONS", {}),
     }
     settings["FEATURE_FLAGS"] = {"EMBEDDED_SUPERSET": True, **settings.get("FEATURE_FLAGS", {})}

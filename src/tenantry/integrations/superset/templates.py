@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import importlib
 import re
-from collections.abc import Callable
 from typing import Any
 
 from jinja2 import pass_context
@@ -19,19 +18,19 @@ from tenantry.integrations.superset.visitor import Visitors
 _CALLED = r"(\{\{|\{%)[^{}]*?\btenant\([^)]*\)[^{}]*?(\}\}|%\})"
 
 
-def tenant_function(visitors: Visitors) -> Callable[[Context], str]:
+class TenantFunction:
     """What ``{{ tenant() }}`` calls."""
 
+    def __init__(self, visitors: Visitors) -> None:
+        self._visitors = visitors
+
     @pass_context
-    def tenant(context: Context) -> str:
-        name = visitors.template_name()
+    def __call__(self, context: Context) -> str:
+        name = self._visitors.template_name()
         # Absent where the user's own template processor is none of Superset's.
         if wrapper := context.get("cache_key_wrapper"):
             wrapper(f"tenantry={name}")
         return name
-
-    tenant.tenantry_visitors = visitors  # type: ignore[attr-defined]
-    return tenant
 
 
 def count_in_keys(addons: Any) -> None:
@@ -39,7 +38,7 @@ def count_in_keys(addons: Any) -> None:
 
     Does nothing where the user's own function has that name.
     """
-    if not hasattr(addons.get("tenant"), "tenantry_visitors"):
+    if not isinstance(addons.get("tenant"), TenantFunction):
         return
     try:
         extra_cache: Any = importlib.import_module("superset.jinja_context").ExtraCache
