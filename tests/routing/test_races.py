@@ -10,9 +10,8 @@ from pathlib import Path
 
 import pytest
 from sqlalchemy import text
-from sqlalchemy.orm import Session
 
-from tenantry import Placement, Server, Tenancy, Tenant
+from tenantry import Placement, Server, Tenancy, Tenant, TenantSession
 from tenantry.directory import MappingDirectory
 from tenantry.errors import TenantSwitchError
 from tests.threads import in_threads
@@ -45,19 +44,22 @@ def tenancy(tmp_path: Path, close: list[Tenancy]) -> Tenancy:
     return made
 
 
-def place_of(session: Session) -> str:
+def place_of(session: TenantSession) -> str:
     """The file that the session's transaction is in."""
     with session:
         (row,) = session.execute(text("PRAGMA database_list"))
         return Path(row.file).name
 
 
+def places_of(sessions: list[TenantSession]) -> list[str]:
+    return in_threads(len(sessions), lambda: place_of(sessions.pop()))
+
+
 def test_the_first_use_of_an_engine_in_many_threads(tenancy: Tenancy) -> None:
     for number in range(TENANTS):
         sessions = [tenancy.session(f"t{number}") for _ in range(THREADS)]
         assert len({id(each.get_bind()) for each in sessions}) == 1
-        found = in_threads(THREADS, lambda: place_of(sessions.pop()))  # noqa: B023
-        assert found == [f"t{number}.db"] * THREADS
+        assert places_of(sessions) == [f"t{number}.db"] * THREADS
 
 
 def test_a_tenant_moved_while_threads_read(tenancy: Tenancy) -> None:

@@ -107,8 +107,9 @@ class RoutedEngine(Engine):
     _pin: Tenant | None = None
     _pin_shared: bool = False
 
-    #: The pinned tenant as the directory knew it last, and where its connections go.
-    _way: tuple[Tenant, Target, RoutedEngine] | None = None
+    #: The pinned tenant as the directory knew it last, where its connections go, and whether
+    #: they are this engine's own with nothing to be set.
+    _way: tuple[Tenant, Target, RoutedEngine, bool] | None = None
     #: The engine that this is a view of, for a pinned one.
     _whole: RoutedEngine | None = None
     #: Views pinned to a tenant, by its surrogate key: making one costs as much as a query.
@@ -138,8 +139,9 @@ class RoutedEngine(Engine):
         """The same engine once more; what is listened to or set on the one holds for both."""
         assert self.dispatch is not None  # made when it is first asked for
         view = RoutedEngine.__new__(RoutedEngine)
-        view.__dict__.update(self.__dict__)
-        view.__dict__.update(_whole=self, _pinned=None)
+        # One by one: CPython (3.11) reads attributes slowly once a __dict__ was filled at once.
+        for name, value in {**self.__dict__, "_whole": self, "_pinned": None}.items():
+            object.__setattr__(view, name, value)
         self._views.add(view)
         return view
 
@@ -175,12 +177,17 @@ class RoutedEngine(Engine):
             known = router.directory.peek(self._pin.id)
             way = self._way
             if way is not None and way[0] is known and known.state is State.READY:
-                _, target, serving = way
+                _, target, serving, plain = way
+                if plain:
+                    return RoutedConnection(self, self._checkout(target))
             else:
                 target = router.target(self._pin, self.dialect.is_async)
                 serving = router.engine_for(target)
                 if known is not None:
-                    self._way = known, target, serving  # at once, for other threads read it
+                    plain = serving is self._whole and not (
+                        target.translate or target.rows or target.filter_rows
+                    )
+                    self._way = known, target, serving, plain  # at once: other threads read it
         mine = self._whole or _root(self)
         engine = self
         if serving is not mine and _kind(serving) != _kind(mine):

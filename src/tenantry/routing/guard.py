@@ -340,13 +340,8 @@ def _use_prepared_of(record: BucketRecord, target: Target) -> None:
 
 
 def clean(record: BucketRecord) -> None:
-    """Take off what the work before may have left; close the connection if that cannot be.
-
-    Costs nothing when the transaction was ended and nothing but plain statements ran.
-    """
+    """Take off what the work before may have left; close the connection if that cannot be."""
     dirty = record.dirty or record.lent > 0
-    if not (dirty or record.armed or record.in_transaction) and record.target.arm is None:
-        return
     connection = record.dbapi_connection
     assert connection is not None
     if record.armed:

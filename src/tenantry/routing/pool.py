@@ -19,9 +19,8 @@ from contextvars import ContextVar
 from functools import partial
 from typing import Any, cast
 
-from sqlalchemy import event
 from sqlalchemy.engine.interfaces import DBAPIConnection, Dialect
-from sqlalchemy.pool import Pool, PoolResetState
+from sqlalchemy.pool import Pool
 from sqlalchemy.pool.base import ConnectionPoolEntry, _ConnectionRecord
 from sqlalchemy.util import LRUCache, concurrency
 from sqlalchemy.util.concurrency import await_only, greenlet_spawn
@@ -67,6 +66,29 @@ class BucketRecord(_ConnectionRecord):
     *in_transaction* whether BEGIN was sent and not ended, *dirty* whether a statement may have
     left something on the session, *lent* how often the connection was handed out bare.
     """
+
+    # Each transaction asks them dozens of times.
+    __slots__ = (
+        "armed",
+        "bucket_key",
+        "database",
+        "deferrable_transaction",
+        "dirty",
+        "driver",
+        "epoch",
+        "in_transaction",
+        "is_async",
+        "isolation_level",
+        "lent",
+        "loop",
+        "owner",
+        "pool",
+        "prepared",
+        "read_only_transaction",
+        "returned_at",
+        "session_armed",
+        "target",
+    )
 
     def __init__(self, pool: RoutedPool, key: Hashable, target: Target) -> None:
         super().__init__(pool, connect=False)
@@ -192,7 +214,6 @@ class RoutedPool(Pool):
         self._out: set[BucketRecord] = set()
         self._retired: set[Hashable] = set()
         super().__init__(cast(Any, self._create), reset_on_return=None, **options)
-        event.listen(self, "reset", self._on_reset)
         _pools.add(self)
 
     def running_loop(self) -> asyncio.AbstractEventLoop | None:
@@ -231,17 +252,45 @@ class RoutedPool(Pool):
         return record
 
     def _do_return_conn(self, record: ConnectionPoolEntry) -> None:
+        # Whoever gives it back may wait here, and be cancelled: SQLAlchemy detaches a connection
+        # of an event loop that is found by the garbage collector, so that it never comes.
         assert isinstance(record, BucketRecord)
         self._out.discard(record)
-        if record.database is not None:
-            record.returned_at = time.monotonic()
-        stale = record.dbapi_connection is not None and self._is_stale(record)
-        if stale:
-            self._close(record, "generation")
-        if stale or record.dbapi_connection is None:
-            self._budget.drop(record.bucket_key, record.owner)
-        else:
-            self._budget.give_back(record, record.owner)
+        stale = False
+        try:
+            if record.dbapi_connection is not None and (
+                record.lent > 0
+                or record.dirty
+                or record.in_transaction
+                or record.armed
+                or record.target.arm is not None
+            ):
+                self._clean(record)
+            stale = record.dbapi_connection is not None and self._is_stale(record)
+            if stale:
+                self._close(record, "generation")
+        finally:
+            if stale or record.dbapi_connection is None:
+                self._budget.drop(record.bucket_key, record.owner)
+            else:
+                if record.database is not None:
+                    record.returned_at = time.monotonic()
+                self._budget.give_back(record, record.owner)
+
+    def _clean(self, record: BucketRecord) -> None:
+        try:
+            guard.clean(record)
+        except BaseException as error:
+            record.invalidate(error)
+            if not isinstance(error, Exception):
+                raise
+            self.logger.error("a connection could not be cleaned, and was closed", exc_info=True)
+        if record.dbapi_connection is None and events.listening():
+            events.emit(
+                events.ConnectionClosed(
+                    record.target.tenant_id, record.target.server.name, "raw_sql"
+                )
+            )
 
     def _invalidate(
         self, connection: Any, exception: BaseException | None = None, _checkin: bool = True
@@ -348,19 +397,6 @@ class RoutedPool(Pool):
         self._close_idle(
             lambda record: record.pool is self and record.target.bucket == bucket, "generation"
         )
-
-    def _on_reset(
-        self, connection: DBAPIConnection, record: ConnectionPoolEntry, state: PoolResetState
-    ) -> None:
-        if state.terminate_only or not state.asyncio_safe or not isinstance(record, BucketRecord):
-            return  # SQLAlchemy closes it
-        guard.clean(record)
-        if record.dbapi_connection is None and events.listening():
-            events.emit(
-                events.ConnectionClosed(
-                    record.target.tenant_id, record.target.server.name, "raw_sql"
-                )
-            )
 
     # Waiting --------------------------------------------------------------------------------
 
