@@ -5,13 +5,15 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
-from sqlalchemy import select, text
+from sqlalchemy import event, select, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
 from tenantry import Isolation, Tenancy
+from tenantry.errors import ServerUnavailableError
 from tests.places import KINDS, Author, Kind, Place
 
 POSTGRESQL = [
@@ -115,3 +117,27 @@ def test_a_connection_that_mariadb_closed_while_idle_is_opened_anew(
     for tenant_id in ("aus", "uk", "aus", "uk"):
         with tenancy.use(tenant_id), tenancy.session() as session:
             assert session.scalars(select(Author)).all() == []
+
+
+@pytest.mark.parametrize(
+    "place", [kind for kind in POSTGRESQL if kind.is_async], indirect=True, ids=str
+)
+async def test_a_connection_that_ends_while_it_is_set_up(place: Place, tenancy: Tenancy) -> None:
+    """An error that applications know, and never the driver's own."""
+    ended: list[object] = []
+
+    def end(connection: Any, record: object) -> None:
+        if not ended:
+            ended.append(record)
+            connection.run_async(lambda raw: raw.close())
+            connection.run_async(lambda raw: raw.execute("SELECT 1"))
+
+    await tenancy.aclose()  # what made the tables
+    with tenancy.use("uk"):
+        event.listen(tenancy.aengine.sync_engine, "connect", end)
+    with pytest.raises((DBAPIError, ServerUnavailableError)):
+        await run(tenancy, True, "uk", pid)
+    assert tenancy.status()["held_by"] == {}
+    assert await run(tenancy, True, "uk", pid)
+    assert await run(tenancy, True, "aus", pid)
+    await tenancy.aclose()

@@ -12,12 +12,14 @@ from sqlalchemy import ForeignKey, create_engine, event, text
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, relationship
 
-from tenantry import Isolation, Placement
+from tenantry import Isolation, Placement, Tenant
 from tenantry.testing.address import ServerAddress
 from tests.places import Author, Note, Place
 from tests.torture.harness import SEEDED, Models
 
 ALL_NOTES = "SELECT tenant, body FROM notes"
+# By the administrator, for the application's login may only take the next number.
+AFTER_SEED = "SELECT setval('{}notes_id_seq', 1000)"
 
 
 def seed(session: Session, tenant_id: str, models: Models) -> None:
@@ -26,9 +28,6 @@ def seed(session: Session, tenant_id: str, models: Models) -> None:
     session.flush()
     for number in range(1, SEEDED + 1):
         session.add(models.note(id=number, tenant=tenant_id, body="seed", author_id=1))
-    session.flush()
-    if session.get_bind().dialect.name == "postgresql":
-        session.execute(text("SELECT setval('notes_id_seq', 1000)"))
     session.commit()
 
 
@@ -43,9 +42,19 @@ class Routed:
         options.setdefault("per_tenant", budget)
         options.setdefault("wait_seconds", 120)
         self.tenancy = place.tenancy(*self.tenant_ids, max_connections=budget, **options)
-        for tenant_id in self.tenant_ids:
-            with self.session(tenant_id) as session:
-                seed(session, tenant_id, self.models)
+        for tenant in self.tenancy.tenants():
+            with self.session(tenant.id) as session:
+                seed(session, tenant.id, self.models)
+            if place.kind.server == "postgresql":
+                self._number_on(tenant.placement)
+
+    def _number_on(self, placement: Placement) -> None:
+        assert self.place.address is not None
+        if placement.isolation is Isolation.DATABASE:
+            self.place.address.execute(AFTER_SEED.format(""), placement.database)
+        else:
+            schema = placement.schema or self.place.rows_schema
+            self.place.execute(AFTER_SEED.format(f'"{schema}".'))
 
     @contextlib.contextmanager
     def session(self, tenant_id: str) -> Iterator[Session]:
@@ -62,15 +71,18 @@ class Routed:
 
     def audit(self) -> Iterable[tuple[str, str, str]]:
         for tenant in self.tenancy.tenants():
-            for tenant_id, body in self._rows(tenant.placement):
+            for tenant_id, body in self._rows(tenant):
                 yield tenant.id, tenant_id, body
 
-    def _rows(self, placement: Placement) -> list[Any]:
-        """All notes in a place, read behind the Tenancy's back."""
+    def _rows(self, tenant: Tenant) -> list[Any]:
+        """All notes of a tenant, read behind the Tenancy's back."""
+        placement = tenant.placement
         if self.place.address is None:
             file = sqlite3.connect(f"{self.place.folder}/{placement.database}")
             with contextlib.closing(file):
                 return file.execute(ALL_NOTES).fetchall()
+        if placement.isolation is Isolation.ROWS:
+            return self.place.execute(f"{ALL_NOTES} WHERE tenant_id = '{tenant.key}'")
         if placement.isolation is Isolation.DATABASE:
             return self.place.address.execute(ALL_NOTES, placement.database)
         if self.place.kind.server == "mariadb":
@@ -177,6 +189,7 @@ class LeakyPath:
                 session.execute(text(f"SET search_path TO {tenant_id}"))
                 PlainBase.metadata.create_all(session.connection())
                 seed(session, tenant_id, self.models)
+            address.execute(AFTER_SEED.format(f"{tenant_id}."), database)
         self._engine.dispose()
 
     def _took(self, *_: object) -> None:

@@ -25,10 +25,10 @@ BUDGET = 8
 
 
 def tortured(kind: Kind) -> bool:
-    """A database each on every server and driver, and the schema form that is the default."""
-    if kind.isolation is Isolation.SCHEMA:
-        return kind.server == "postgresql" and kind.switch is None and not kind.pooled
-    return kind.isolation is Isolation.DATABASE and not kind.pooled
+    """Each isolation on every server and driver, also through PgBouncer, switched as by default."""
+    if kind.isolation is Isolation.DATABASE:
+        return True
+    return kind.server == "postgresql" and kind.switch is None
 
 
 def marked(kind: Kind) -> Any:
@@ -45,7 +45,8 @@ TORTURED = [kind for kind in KINDS if tortured(kind)]
 def subject(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Routed]:
     kind: Kind = request.param
     address = None if kind.server == "sqlite" else request.getfixturevalue(kind.server)
-    with made(kind, tmp_path, address) as place:
+    pooler = request.getfixturevalue("pgbouncer") if kind.pooled else None
+    with made(kind, tmp_path, address, pooler) as place:
         subject = Routed(place, TENANTS, BUDGET)
         yield subject
         subject.tenancy.close()

@@ -16,7 +16,7 @@ from ..isolation import Target
 from ..servers import Server
 from .missing import missing_place
 
-__all__ = ["open_connection"]
+__all__ = ["open_connection", "unavailable"]
 
 
 def open_connection(dialect: Dialect, target: Target, pooled: bool) -> DBAPIConnection:
@@ -42,18 +42,27 @@ def open_connection(dialect: Dialect, target: Target, pooled: bool) -> DBAPIConn
         raise missing_place(target)
     if isinstance(error, TenantryError):
         raise error.with_traceback(None)
-    missing = target.backend.is_missing_database(error)
-    cause = _described(error, target.server)
+    found = unavailable(target, error)
     del error
-    if missing:
-        raise missing_place(target) from cause
-    whom = f"tenant {target.tenant.id!r}" if target.tenant is not None else "the shared place"
-    raise ServerUnavailableError(
-        f"server {target.server.name!r} gave no connection for {whom} "
-        f"({type(cause).__name__}); `tenantry doctor` tells which servers answer",
-        tenant_id=target.tenant_id,
-        server=target.server.name,
-    ) from cause
+    raise found
+
+
+def unavailable(target: Target, error: Exception) -> TenantryError:
+    """What a driver's *error* on opening a connection is to the tenant; without secrets."""
+    found: TenantryError
+    cause = _described(error, target.server)
+    if target.backend.is_missing_database(error):
+        found = missing_place(target)
+    else:
+        whom = f"tenant {target.tenant.id!r}" if target.tenant is not None else "the shared place"
+        found = ServerUnavailableError(
+            f"server {target.server.name!r} gave no connection for {whom} "
+            f"({type(cause).__name__}); `tenantry doctor` tells which servers answer",
+            tenant_id=target.tenant_id,
+            server=target.server.name,
+        )
+    found.__cause__ = cause
+    return found
 
 
 def _dial(dialect: Dialect, target: Target, pooled: bool) -> DBAPIConnection:

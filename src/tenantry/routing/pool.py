@@ -30,6 +30,7 @@ from ..errors import CrossTenantError, PlacementMissingError, ServerUnavailableE
 from ..isolation import Target
 from ..tenant import Tenant
 from . import guard
+from .connect import unavailable
 from .limits import Budget, Grant
 
 __all__ = ["BucketRecord", "RoutedPool", "record_of", "target_of_checkout"]
@@ -119,7 +120,7 @@ class BucketRecord(_ConnectionRecord):
     def get_connection(self) -> DBAPIConnection:
         """The open connection, pointed and armed; opened first if need be."""
         before = self.dbapi_connection
-        connection = super().get_connection()
+        connection = self._open()
         if connection is not before:
             connection = self._prepare(connection)
         if self.target.is_pointed:
@@ -130,10 +131,20 @@ class BucketRecord(_ConnectionRecord):
                     raise
                 # It died while it was idle (a server's idle timeout); nothing was sent yet.
                 self.invalidate()
-                connection = self._prepare(super().get_connection())
+                connection = self._prepare(self._open())
                 guard.point(self)
         self.lent = 0
         return connection
+
+    def _open(self) -> DBAPIConnection:
+        try:
+            return super().get_connection()
+        except Exception as error:
+            # It ended while SQLAlchemy set it up, which for asyncpg shows the driver's own error.
+            if not type(error).__module__.startswith("asyncpg."):
+                raise
+            lost = unavailable(self.target, error)
+        raise lost
 
     def _prepare(self, connection: DBAPIConnection) -> DBAPIConnection:
         """Make a fresh connection fit for its bucket; it may have to be opened once more."""
@@ -141,7 +152,7 @@ class BucketRecord(_ConnectionRecord):
             guard.prepare_new(self)
         except guard.Reopen:
             self.close()
-            connection = super().get_connection()
+            connection = self._open()
             guard.prepare_new(self)
         _by_connection[id(connection)] = self
         return connection
