@@ -10,6 +10,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from superset.security import SupersetSecurityManager
+from superset.tasks.types import FixedExecutor
 
 from tenantry import Server
 from tenantry.directory import TableDirectory
@@ -24,6 +25,7 @@ FEATURE_FLAGS = {
     "ENABLE_TEMPLATE_PROCESSING": True,
     "DRILL_TO_DETAIL": True,
     "GLOBAL_ASYNC_QUERIES": True,
+    "THUMBNAILS": True,
 }
 
 redis = urlsplit(os.environ["REDIS_URL"])
@@ -61,6 +63,9 @@ def in_files(name):
 
 CACHE_CONFIG = in_files("meta")
 DATA_CACHE_CONFIG = in_files("data")
+THUMBNAIL_CACHE_CONFIG = in_files("thumbnails")
+# One account draws for everybody, so that a picture has one address for all who may see it.
+THUMBNAIL_EXECUTORS = [FixedExecutor("admin")]
 
 
 class OwnManager(SupersetSecurityManager):

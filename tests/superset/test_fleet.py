@@ -19,7 +19,7 @@ from tenantry.cli.superset import superset
 from tenantry.directory import TableDirectory
 from tenantry.integrations.superset.guest import Guest
 from tenantry.testing.address import ServerAddress
-from tests.superset.conftest import HERE, Running, minted_by, regions_in, running
+from tests.superset.conftest import HERE, Running, minted_by, ran_inside, regions_in, running
 
 PASSWORD = "fleet@test/"
 MIXED = "sales_mixed"
@@ -129,6 +129,25 @@ def test_another_tenant_s_result_address_gives_nothing(fleet: Fleet) -> None:
         answer = aus("GET", path)
         assert answer.status_code >= 400
         assert regions_in(answer) == set()
+
+
+def test_no_guest_is_shown_a_thumbnail_drawn_for_staff(fleet: Fleet) -> None:
+    """It shows the reference tenant's rows, and its address is the same for everybody."""
+    found = ran_inside(
+        fleet,
+        HERE / "thumbnails.py",
+        {
+            "chart": fleet.made.charts["sales table"],
+            "dashboard": fleet.made.dashboard,
+            "staff": {"username": "admin", "password": fleet.superset.passwords["admin"]},
+            "guests": {name: fleet.token(name) for name in ("uk", "aus")},
+        },
+    )
+    assert found.pop("staff") == [[200, True]] * 3
+    print(f"\nthumbnails, as guests: {found}")
+    for answers in found.values():
+        assert not any(shown for _, shown in answers)
+        assert all(status in (202, 401, 403, 404) for status, _ in answers)
 
 
 def test_purge_deletes_one_tenant_s_files(fleet: Fleet, caches_in: Path) -> None:
