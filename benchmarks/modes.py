@@ -2,32 +2,42 @@
 one millisecond of network.
 
 The same ORM transaction (begin, one select, commit) on each, in turns, through a proxy that counts
-and holds back. A PostgreSQL is started for it, or ``TENANTRY_TEST_POSTGRESQL_URL`` names one.
+and holds back. Each side is a process of its own, as in ``routing``, and the plain one has as many
+engines as the other has connections: one for each tenant, or one for all where they share it.
+A PostgreSQL is started for it, or ``TENANTRY_TEST_POSTGRESQL_URL`` names one.
 """
 
 from __future__ import annotations
 
 import asyncio
+import multiprocessing
 import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import sqlalchemy
 from sqlalchemy import String, create_engine
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
 from benchmarks.proxy import CountingProxy, counting_proxy
 from benchmarks.routing import server
+from tenantry import Isolation
+from tenantry.tenant import Switch
+from tenantry.testing.address import ServerAddress
 from tests.places import KINDS, Author, Door, Kind, Place, made
 
 KEYS = {"uk": 1, "aus": 2}  # the row that each tenant reads
 TENANTS = list(KEYS)
 ROUND_TRIP = 0.001  # seconds
 Transaction = Callable[[str], Awaitable[None]]
+Close = Callable[[], Awaitable[None]]
 
 
 class Plain(DeclarativeBase):
@@ -40,8 +50,46 @@ class PlainAuthor(Plain):
     name: Mapped[str] = mapped_column(String(80))
 
 
-def plain_side(place: Place) -> tuple[Transaction, Callable[[], Awaitable[None]]]:
-    """The transaction on an engine that somebody made for a database of its own."""
+def plain_side(place: Place) -> tuple[Transaction, Close]:
+    """The transaction on engines that somebody made for databases of their own."""
+    shared = place.kind.isolation is not Isolation.DATABASE and place.kind.switch in (
+        None,
+        Switch.MAP,
+    )
+    urls = {}
+    for tenant_id in TENANTS[:1] if shared else TENANTS:
+        urls[tenant_id] = plain_database(place)
+    if shared:
+        urls = dict.fromkeys(TENANTS, urls[TENANTS[0]])
+    if place.kind.is_async:
+        aengines = {url: create_async_engine(url) for url in urls.values()}
+
+        async def awaited(tenant_id: str) -> None:
+            async with AsyncSession(aengines[urls[tenant_id]]) as session:
+                assert await session.get(PlainAuthor, KEYS[tenant_id]) is not None
+                await session.commit()
+
+        async def adispose() -> None:
+            for engine in aengines.values():
+                await engine.dispose()
+
+        return awaited, adispose
+    engines = {url: create_engine(url) for url in urls.values()}
+
+    async def blocking(tenant_id: str) -> None:
+        with Session(engines[urls[tenant_id]]) as session:
+            assert session.get(PlainAuthor, KEYS[tenant_id]) is not None
+            session.commit()
+
+    async def dispose() -> None:
+        for engine in engines.values():
+            engine.dispose()
+
+    return blocking, dispose
+
+
+def plain_database(place: Place) -> sqlalchemy.URL:
+    """A new database with the rows of all; its address."""
     assert place.address is not None
     url = place.address.url("postgresql+psycopg", place.database("plain"))
     owner = create_engine(url)
@@ -50,30 +98,10 @@ def plain_side(place: Place) -> tuple[Transaction, Callable[[], Awaitable[None]]
         session.add_all(PlainAuthor(id=key, name="plain") for key in KEYS.values())
         session.commit()
     owner.dispose()
-    url = url.set(drivername=f"postgresql+{place.kind.driver}")
-    if place.kind.is_async:
-        engine = create_async_engine(url)
-
-        async def awaited(tenant_id: str) -> None:
-            async with AsyncSession(engine) as session:
-                assert await session.get(PlainAuthor, KEYS[tenant_id]) is not None
-                await session.commit()
-
-        return awaited, engine.dispose
-    plain = create_engine(url)
-
-    async def blocking(tenant_id: str) -> None:
-        with Session(plain) as session:
-            assert session.get(PlainAuthor, KEYS[tenant_id]) is not None
-            session.commit()
-
-    async def dispose() -> None:
-        plain.dispose()
-
-    return blocking, dispose
+    return url.set(drivername=f"postgresql+{place.kind.driver}")
 
 
-def routed_side(place: Place) -> tuple[Transaction, Callable[[], Awaitable[None]]]:
+def routed_side(place: Place) -> tuple[Transaction, Close]:
     tenancy = place.tenancy(*TENANTS, max_connections=4)
     for tenant_id, key in KEYS.items():
         author = Author(id=key, name=tenant_id)
@@ -99,40 +127,63 @@ def adder(author: Author) -> Callable[[Session], None]:
     return lambda session: session.add(author)
 
 
-async def compare(
-    plain: Transaction, routed: Transaction, proxy: CountingProxy, rounds: int
+def serve_side(pipe: Any, address: ServerAddress, kind: Kind, routed: bool) -> None:
+    """A side's process: so many transactions for each tenant when asked, and their seconds."""
+
+    async def serve(place: Place) -> None:
+        transaction, close = await asyncio.to_thread(routed_side if routed else plain_side, place)
+        times = 8  # psycopg prepares a statement at its sixth use
+        while times:
+            started = time.perf_counter()
+            for tenant_id in TENANTS * times:
+                await transaction(tenant_id)
+            pipe.send(time.perf_counter() - started)
+            times = pipe.recv()
+        await close()
+
+    with tempfile.TemporaryDirectory() as folder, made(kind, Path(folder), address) as place:
+        asyncio.run(serve(place))
+
+
+@contextmanager
+def side(address: ServerAddress, kind: Kind, routed: bool) -> Iterator[Callable[[int], float]]:
+    """Runs so many transactions for each tenant in the side's process; gives their seconds."""
+    spawn = multiprocessing.get_context("spawn")
+    ours, its = spawn.Pipe()
+    process = spawn.Process(target=serve_side, args=(its, address, kind, routed))
+    process.start()
+    its.close()
+    ours.recv()  # warm
+
+    def run(times: int) -> float:
+        ours.send(times)
+        return float(ours.recv())
+
+    try:
+        yield run
+    finally:
+        ours.send(0)
+        process.join()
+
+
+def compare(
+    address: ServerAddress, kind: Kind, proxy: CountingProxy, rounds: int
 ) -> tuple[float, float, float]:
     """Round trips of the plain one and of the routed one, and the ratio of their wall times."""
-    trips = []
-    for side in (plain, routed):
-        for tenant_id in TENANTS * 8:  # psycopg prepares a statement at its sixth use
-            await side(tenant_id)
-        before = proxy.trips
-        for tenant_id in TENANTS * 5:
-            await side(tenant_id)
-        trips.append((proxy.trips - before) / (len(TENANTS) * 5))
-    ratios = []
-    proxy.delay = ROUND_TRIP / 2
-    for number in range(rounds):
-        seconds = {}
-        for side in (plain, routed) if number % 2 else (routed, plain):
-            started = time.perf_counter()
-            for tenant_id in TENANTS * 3:
-                await side(tenant_id)
-            seconds[side] = time.perf_counter() - started
-        ratios.append(seconds[routed] / seconds[plain])
-    proxy.delay = 0.0
+    with side(address, kind, False) as plain, side(address, kind, True) as routed:
+        trips = []
+        for run in (plain, routed):
+            before = proxy.trips
+            run(5)
+            trips.append((proxy.trips - before) / (len(TENANTS) * 5))
+        ratios = []
+        proxy.delay = ROUND_TRIP / 2
+        for number in range(rounds):
+            both = (plain, routed) if number % 2 else (routed, plain)
+            seconds = {run: run(3) for run in both}
+            ratios.append(seconds[routed] / seconds[plain])
+        proxy.delay = 0.0
     return trips[0], trips[1], statistics.median(ratios)
-
-
-async def both(place: Place, proxy: CountingProxy, rounds: int) -> tuple[float, float, float]:
-    routed, close = await asyncio.to_thread(routed_side, place)
-    plain, dispose = await asyncio.to_thread(plain_side, place)
-    try:
-        return await compare(plain, routed, proxy, rounds)
-    finally:
-        await close()
-        await dispose()
 
 
 def measured(kind: Kind) -> bool:
@@ -147,11 +198,7 @@ def main() -> list[str]:
     with server() as address, counting_proxy(address.host, address.port) as proxy:
         through = replace(address, host="127.0.0.1", port=proxy.port)
         for kind in filter(measured, KINDS):
-            with (
-                tempfile.TemporaryDirectory() as folder,
-                made(kind, Path(folder), through) as place,
-            ):
-                plain, routed, ratio = asyncio.run(both(place, proxy, rounds))
+            plain, routed, ratio = compare(through, kind, proxy, rounds)
             is_missed = routed > plain or ratio > 1.05
             missed += [str(kind)] * is_missed
             note = "   MISSED" if is_missed else ""
