@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import enum
+from collections.abc import Callable
+from functools import partial
 
 import pytest
 from sqlalchemy import Enum, MetaData, select, text
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
 from tenantry import Isolation
-from tests.places import Door, Place
+from tests.places import Author, Door, Place
 
 
 class Base(DeclarativeBase):
@@ -58,3 +61,42 @@ def test_an_enum_of_each_schema_and_a_column_more(place: Place, door: Door) -> N
     finally:
         for tenant_id in ("uk", "aus"):
             door.run(tenant_id, lambda session: Base.metadata.drop_all(session.connection()))
+
+
+def test_the_driver_prepares_for_each_tenant_apart(place: Place) -> None:
+    """One connection, one statement: it is prepared once for each of the tenants who share it."""
+    by_path = place.kind.isolation is Isolation.SCHEMA and place.kind.switch is None
+    if place.kind.driver != "psycopg" or not by_path:
+        pytest.skip("statements of psycopg on connections that tenants with paths share")
+    tenancy = place.tenancy("uk", "aus", max_connections=1)
+    door = Door(tenancy, place.kind.is_async)
+
+    def add(session: Session, tenant_id: str) -> list[str]:
+        session.add(Author(name=tenant_id))
+        return []
+
+    def work(session: Session) -> list[str]:
+        return list(session.scalars(select(Author.name)))
+
+    def prepared(session: Session) -> list[str]:
+        found = "SELECT statement FROM pg_prepared_statements WHERE NOT from_sql"
+        return [each for each in session.scalars(text(found)) if "authors" in each]
+
+    async def run(tenant_id: str, body: Callable[[Session], list[str]]) -> list[str]:
+        if not place.kind.is_async:
+            return door.run(tenant_id, body)
+        return await door.arun(tenant_id, body)
+
+    async def together() -> None:
+        for tenant_id in ("uk", "aus"):
+            await run(tenant_id, partial(add, tenant_id=tenant_id))
+        for _ in range(8):  # psycopg prepares at the sixth time
+            for tenant_id in ("uk", "aus"):
+                assert await run(tenant_id, work) == [tenant_id]
+        once = await run("uk", prepared)
+        assert len(once) == (0 if place.kind.pooled else 2)
+        assert len(set(once)) == (0 if place.kind.pooled else 1)
+        await tenancy.aclose()
+
+    asyncio.run(together())
+    tenancy.close()

@@ -15,6 +15,7 @@ import contextlib
 import socket
 import time
 from collections.abc import Awaitable, Callable
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy.util import LRUCache
@@ -45,6 +46,7 @@ __all__ = [
     "prepare_new",
     "refuse_statement",
     "sever",
+    "use_prepared_of_tenant",
 ]
 
 _PREPARED_STATEMENTS = 100  # per tenant and connection, as SQLAlchemy's asyncpg dialect has it
@@ -115,12 +117,12 @@ def prepare_new(record: BucketRecord) -> None:
             _check_bound_by_policies(record, target)
     record.armed = target.arm is not None or bool(pooled.get(target.server.name))
     _autocommit(record, record.armed)
+    record.prepared = None
     if target.by_path or pooled.get(target.server.name):
         if record.driver == "psycopg":
-            # Under another path a prepared statement would be planned for the wrong tables.
-            raw: Any = record.driver_connection
-            raw.prepare_threshold = None
-        record.prepared = LRUCache(_PREPARED_TENANTS) if record.driver == "asyncpg" else None
+            record.prepared = _prepared_by_tenant(record, pooled=pooled[target.server.name])
+        elif record.driver == "asyncpg":
+            record.prepared = LRUCache(_PREPARED_TENANTS)
 
 
 def _check_schema(record: BucketRecord, schema: str | None) -> None:
@@ -254,8 +256,6 @@ def begin(record: BucketRecord) -> None:
     message = " ".join(words)
     if target.arm is not None:
         message += "; " + target.arm
-    if record.prepared is not None:
-        _use_prepared_of(record, target)
     record.in_transaction = True
     _execute(record, message)
 
@@ -321,19 +321,51 @@ def refuse_statement(record: BucketRecord, statement: str) -> None:
         )
 
 
-def _use_prepared_of(record: BucketRecord, target: Target) -> None:
-    """asyncpg: statements prepared under this tenant's path, and no others."""
+# Statements that the driver prepares -----------------------------------------------------------
+
+
+def use_prepared_of_tenant(record: BucketRecord) -> None:
+    """Statements prepared under this tenant's path, and no others."""
+    tenant = record.target.tenant
+    stamp = tenant.stamp if tenant is not None else ""
+    prepared: Any = record.prepared
+    if record.driver == "psycopg":
+        prepared.tenant = stamp
+        return
     connection: Any = record.dbapi_connection
     if connection._prepared_statement_cache is None:
         return
-    prepared = record.prepared
-    assert prepared is not None
-    stamp = target.tenant.stamp if target.tenant is not None else ""
     try:
         cache = prepared[stamp]
     except KeyError:
         cache = prepared[stamp] = LRUCache(_PREPARED_STATEMENTS)
     connection._prepared_statement_cache = cache
+
+
+def _prepared_by_tenant(record: BucketRecord, *, pooled: bool) -> Any:
+    """psycopg's own book of what it has prepared, with the tenant in it; ``None``: nothing is.
+
+    A transaction pooler may send a prepared statement to a backend that does not know it.
+    """
+    raw: Any = record.driver_connection
+    book: Any = getattr(raw, "_prepared", None)
+    if pooled or not hasattr(book, "key"):
+        raw.prepare_threshold = None
+        return None
+    by_tenant: Any = _book_by_tenant(book.__class__)()
+    by_tenant.prepare_threshold = book.prepare_threshold
+    by_tenant.prepared_max = book.prepared_max * _PREPARED_TENANTS
+    raw._prepared = by_tenant
+    return by_tenant
+
+
+@cache
+def _book_by_tenant(base: type) -> Any:
+    def key(self: Any, query: Any) -> tuple[Any, ...]:
+        return (*super(book, self).key(query), self.tenant)
+
+    book: Any = type(f"{base.__name__}ByTenant", (base,), {"tenant": "", "key": key})
+    return book
 
 
 # Each return --------------------------------------------------------------------------------

@@ -22,7 +22,7 @@ from typing import Any, cast
 from sqlalchemy.engine.interfaces import DBAPIConnection, Dialect
 from sqlalchemy.pool import Pool
 from sqlalchemy.pool.base import ConnectionPoolEntry, _ConnectionRecord
-from sqlalchemy.util import LRUCache, concurrency
+from sqlalchemy.util import concurrency
 from sqlalchemy.util.concurrency import await_only, greenlet_spawn
 
 from .. import context, events
@@ -62,8 +62,8 @@ class BucketRecord(_ConnectionRecord):
     *target* is what it serves now, *database* where it points (servers that can be switched) and
     *returned_at* when it came back, in monotonic seconds,
     *armed* whether BEGIN is ours, *session_armed* whether the session itself was armed,
-    *isolation_level* and what follows the options of the next BEGIN, *prepared* the statements
-    prepared for each tenant (asyncpg),
+    *isolation_level* and what follows the options of the next BEGIN, *prepared* what was
+    prepared for each tenant (psycopg's own book, asyncpg's statements),
     *in_transaction* whether BEGIN was sent and not ended, *dirty* whether a statement may have
     left something on the session, *lent* how often the connection was handed out bare.
     """
@@ -102,7 +102,7 @@ class BucketRecord(_ConnectionRecord):
         self.database: str | None = None
         self.returned_at = 0.0
         self.armed = False
-        self.prepared: LRUCache[str, Any] | None = None
+        self.prepared: Any = None
         self.lend(target)
 
     def lend(self, target: Target) -> None:
@@ -133,6 +133,8 @@ class BucketRecord(_ConnectionRecord):
                 self.invalidate()
                 connection = self._prepare(self._open())
                 guard.point(self)
+        if self.prepared is not None:
+            guard.use_prepared_of_tenant(self)
         self.lent = 0
         return connection
 
