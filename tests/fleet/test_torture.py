@@ -19,8 +19,13 @@ from pathlib import Path
 import pytest
 from sqlalchemy import text
 
+from tenantry.backends.versions import STEPS_TABLE
 from tenantry.fleet import Access, Scripts, Settings, migrate_tenants, migration_status
+from tenantry.fleet.apply import LockedError
 from tenantry.fleet.fingerprint import Shape, shapes_of
+from tenantry.fleet.locks import holding
+from tenantry.fleet.rollout import _Work, bring
+from tenantry.fleet.status import Standing
 from tests.fleet.conftest import MakeFleet
 from tests.fleet.fleets import Fleet, kill, project
 
@@ -326,6 +331,39 @@ def _longest_wait(process: subprocess.Popen[str]) -> float:
     said, _ = process.communicate(timeout=60)
     assert process.returncode == 0
     return float(said)
+
+
+def test_a_revision_in_progress_is_not_an_interrupted_one(
+    make_fleet: MakeFleet, tmp_path: Path, kind: str
+) -> None:
+    """Who comes while another migrator works, and has read where the tenant stood before."""
+    if kind == "sqlite":
+        pytest.skip("a file's revision is one transaction, and leaves no mark")
+    fleet = make_fleet(1)
+    ini = project(
+        tmp_path,
+        {
+            "h1": "op.create_table('log', sa.Column('n', sa.Integer))",
+            "h2": "op.execute('INSERT INTO log VALUES (2)')",
+        },
+    )
+    scripts = Scripts(ini)
+    migrate_tenants(fleet.tenancy, scripts, settings=Settings("h1")).raise_if_failed()
+    fleet.execute(
+        "t000",
+        f"CREATE TABLE {STEPS_TABLE} (revision VARCHAR(255), position INTEGER)",
+        f"INSERT INTO {STEPS_TABLE} VALUES ('+h2', 0)",
+    )
+    work = _Work(fleet.access, scripts, Settings("h2", lock_timeout=0.2))
+    place, before_h1 = fleet.place("t000"), Standing((), interrupted=True)
+    with holding(fleet.access, place, "migrate", inside=True) as got:
+        assert got
+        with pytest.raises(LockedError):
+            bring(work, place, before_h1)
+    assert bring(work, place, before_h1)["applied"] == 1
+    assert bring(work, place, Standing(("h2",), interrupted=True))["applied"] == 0
+    assert fleet.rows("t000", "SELECT n FROM log") == [(2,)]
+    assert not migration_status(fleet.tenancy, scripts)[0].standing.interrupted
 
 
 def test_an_index_built_outside_a_transaction_is_mended_after_a_crash(

@@ -356,13 +356,26 @@ def _position(connection: Connection, place: Place, step: Step) -> int | None:
     return int(row[1])
 
 
-def check_interrupted(access: Access, place: Place, plan: Plan) -> None:
+def check_interrupted(
+    access: Access, place: Place, plan: Plan, table: str, lock_timeout: float
+) -> None:
     """Refuse to go another way than on with a revision that was interrupted half-way.
 
+    Under the lock, for without it the revision may be somebody's who is at it.
+
     Raises:
+        LockedError: Another migrator is at work in the place.
+        MovedOnError: The place does not stand where the plan begins.
         MigrationError: The plan does not begin with that revision.
     """
-    with access.enter(place) as connection:
+    with (
+        holding(access, place, "migrate", wait_seconds=lock_timeout, inside=True) as got,
+        access.enter(place) as connection,
+    ):
+        if not got:
+            raise LockedError(tenant_id=place.name)
+        if heads_in(connection, place, table) != plan.before:
+            raise MovedOnError(tenant_id=place.name)
         exists, _ = read_heads(place.backend, STEPS_TABLE, place.schema)
         if _run(connection, exists).first() is None:
             return

@@ -176,26 +176,28 @@ def bring(work: _Work, place: Place, standing: Standing) -> dict[str, Any]:
     heads = standing.heads
     applied = 0
     plan = work.plan(place, heads)
-    if standing.interrupted:
-        check_interrupted(work.access, place, plan)
+    interrupted = standing.interrupted
+    lock_timeout, table = work.settings.lock_timeout, work.scripts.version_table
     for _ in range(100):
-        if not plan.steps:
-            break
         try:
+            if interrupted:
+                check_interrupted(work.access, place, plan, table, lock_timeout)
+            if not plan.steps:
+                break
             applied += apply(
                 work.access,
                 place,
                 plan,
                 work.scripts,
-                lock_timeout=work.settings.lock_timeout,
+                lock_timeout=lock_timeout,
                 online=work.settings.online,
             )
             break
         except MovedOnError:
             # Somebody else migrates this tenant too: go on from where it stands now.
-            now = standings(work.access, [place], work.scripts.version_table, workers=1)
-            heads = now[place.key].heads or ()
-            plan = work.plan(place, heads)
+            now = standings(work.access, [place], table, workers=1)[place.key]
+            plan = work.plan(place, now.heads or ())
+            interrupted = now.interrupted
     return {"applied": applied, "revision": ", ".join(plan.after) or "base"}
 
 
