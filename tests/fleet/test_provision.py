@@ -48,6 +48,10 @@ SMALL = {
 }
 
 
+# Places are named after tenants, and other workers have theirs on the same servers.
+ACME, FULL, BARE = (f"{name}{os.getpid():x}" for name in ("acme", "full", "bare"))
+
+
 def with_table(fleet: Fleet) -> Tenancy:
     """The same servers, with a directory that is a table."""
     servers = dict(fleet.tenancy.servers)
@@ -75,33 +79,33 @@ def test_create_use_suspend_resume_delete(make_fleet: MakeFleet, tmp_path: Path)
     fleet = make_fleet(0)
     tenancy = with_table(fleet)
     scripts = Scripts(project(tmp_path, SMALL))
-    assert make(tenancy, fleet, "acme", scripts).status == "done"
-    assert make(tenancy, fleet, "acme", scripts).status == "unchanged"
+    assert make(tenancy, fleet, ACME, scripts).status == "done"
+    assert make(tenancy, fleet, ACME, scripts).status == "unchanged"
 
     def count(_tenant: Tenant) -> int:
         with tenancy.session() as session:
             return int(session.execute(text("SELECT count(*) FROM notes")).scalar_one())
 
-    seen = tenancy.each(count, tenants=["acme"]).raise_if_failed()
-    assert seen["acme"].value == 1
-    assert dict(tenancy.map(count)) == {"acme": 1}
-    suspend(tenancy, "acme")
-    assert tenancy.get("acme").state is State.SUSPENDED
+    seen = tenancy.each(count, tenants=[ACME]).raise_if_failed()
+    assert seen[ACME].value == 1
+    assert dict(tenancy.map(count)) == {ACME: 1}
+    suspend(tenancy, ACME)
+    assert tenancy.get(ACME).state is State.SUSPENDED
     assert [each.status for each in tenancy.each(count).outcomes] == ["skipped"]
-    resume(tenancy, "acme")
+    resume(tenancy, ACME)
     tenancy.close()
-    first = tenancy.get("acme")
+    first = tenancy.get(ACME)
     with Access(tenancy.servers) as access:
         assert place_exists(access, access.place(first))
-        assert delete(tenancy, "acme").status == "done"
+        assert delete(tenancy, ACME).status == "done"
         assert not place_exists(access, access.place(first))
     with pytest.raises(UnknownTenantError):
-        tenancy.get("acme")
-    make(tenancy, fleet, "acme", scripts)
-    again = tenancy.get("acme")
+        tenancy.get(ACME)
+    make(tenancy, fleet, ACME, scripts)
+    again = tenancy.get(ACME)
     assert again.key != first.key
     assert again.generation > first.generation
-    delete(tenancy, "acme")
+    delete(tenancy, ACME)
 
 
 def test_a_place_of_somebody_else_is_never_taken(make_fleet: MakeFleet, tmp_path: Path) -> None:
@@ -125,7 +129,7 @@ from pathlib import Path
 from tenantry import Server, Tenancy, events
 from tenantry.directory import TableDirectory
 from tenantry.fleet import Access, Blueprints, Scripts, create
-folder, url, isolation, ini, number = sys.argv[1:]
+tenant_id, folder, url, isolation, ini, number = sys.argv[1:]
 servers = {"main": Server.from_url("main", url, password_env=%r if "@" in url else None)}
 tenancy = Tenancy(TableDirectory("sqlite:///" + folder + "/control.db", servers=servers), servers)
 left = int(number)
@@ -138,7 +142,7 @@ def crash(event):
 events.listen(crash)
 with Access(servers) as access:
     blueprints = Blueprints(access, Scripts(ini))
-    create(tenancy, "acme", isolation=isolation, fill=[blueprints.filling], access=access)
+    create(tenancy, tenant_id, isolation=isolation, fill=[blueprints.filling], access=access)
 """
 STEPS = ("record", "place", "filling", "open")
 
@@ -159,7 +163,7 @@ def test_a_crash_at_every_step_of_create_leaves_nothing_behind(
     scripts = Scripts(ini)
     server = fleet.tenancy.servers["main"]
     url = server.url.render_as_string(hide_password=False)
-    arguments = [str(fleet.folder), url, isolation(fleet), str(ini)]
+    arguments = [ACME, str(fleet.folder), url, isolation(fleet), str(ini)]
     for _ in range(rounds):
         for number, step in enumerate(STEPS, 1):
             done = subprocess.run(
@@ -172,15 +176,15 @@ def test_a_crash_at_every_step_of_create_leaves_nothing_behind(
                 timeout=120,
             )
             assert done.returncode == -signal.SIGKILL, done.stderr
-            tenant = tenancy.get("acme")
+            tenant = tenancy.get(ACME)
             with Access(tenancy.servers) as access:
                 place = access.place(tenant)
                 if step == "open":
                     assert tenant.state is State.READY
-                    delete(tenancy, "acme", access=access)
+                    delete(tenancy, ACME, access=access)
                 else:
                     assert tenant.state is State.CREATING
-                    with pytest.raises(TenantNotReadyError), tenancy.use("acme"):
+                    with pytest.raises(TenantNotReadyError), tenancy.use(ACME):
                         pass
                     swept = sweep(tenancy, access=access)
                     assert [each.status for each in swept] == ["done"]
@@ -190,9 +194,9 @@ def test_a_crash_at_every_step_of_create_leaves_nothing_behind(
     subprocess.run(
         [sys.executable, "-c", CRASH % PASSWORD, *arguments, "2"], cwd=ROOT, check=False, timeout=60
     )
-    assert make(tenancy, fleet, "acme", scripts).status == "done"
-    assert tenancy.get("acme").state is State.READY
-    delete(tenancy, "acme")
+    assert make(tenancy, fleet, ACME, scripts).status == "done"
+    assert tenancy.get(ACME).state is State.READY
+    delete(tenancy, ACME)
 
 
 def test_two_that_create_the_same_tenant(make_fleet: MakeFleet, tmp_path: Path) -> None:
@@ -204,7 +208,7 @@ def test_two_that_create_the_same_tenant(make_fleet: MakeFleet, tmp_path: Path) 
 
     def work() -> None:
         try:
-            results.append(make(tenancy, fleet, "acme", scripts).status)
+            results.append(make(tenancy, fleet, ACME, scripts).status)
         except (ProvisionError, DuplicatePlacementError) as error:
             results.append(error)
 
@@ -214,8 +218,8 @@ def test_two_that_create_the_same_tenant(make_fleet: MakeFleet, tmp_path: Path) 
     for thread in threads:
         thread.join()
     assert "done" in results
-    assert tenancy.get("acme").state is State.READY
-    delete(tenancy, "acme")
+    assert tenancy.get(ACME).state is State.READY
+    delete(tenancy, ACME)
 
 
 def test_the_warm_pool_gives_each_spare_once(make_fleet: MakeFleet, tmp_path: Path) -> None:
@@ -254,10 +258,10 @@ def test_a_clone_has_the_same_tables_and_rows(make_fleet: MakeFleet, tmp_path: P
     fleet = make_fleet(0)
     tenancy = with_table(fleet)
     scripts = Scripts(project(tmp_path, SMALL))
-    make(tenancy, fleet, "acme", scripts)
+    make(tenancy, fleet, ACME, scripts)
     with Access(tenancy.servers) as access:
-        source = access.place(tenancy.get("acme"))
-        for name, rows in (("full", True), ("bare", False)):
+        source = access.place(tenancy.get(ACME))
+        for name, rows in ((FULL, True), (BARE, False)):
             create(
                 tenancy,
                 name,
@@ -268,7 +272,7 @@ def test_a_clone_has_the_same_tables_and_rows(make_fleet: MakeFleet, tmp_path: P
             place = access.place(tenancy.get(name))
             assert shape_of(access, place) == shape_of(access, source)
             assert _rows(access, place) == (1 if rows else 0)
-    for name in ("acme", "full", "bare"):
+    for name in (ACME, FULL, BARE):
         delete(tenancy, name)
 
 
