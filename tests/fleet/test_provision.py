@@ -7,6 +7,8 @@ import signal
 import subprocess
 import sys
 import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -37,8 +39,10 @@ from tenantry.fleet import (
     sweep,
 )
 from tenantry.fleet.fingerprint import shape_of
+from tenantry.fleet.locks import holding
 from tests.fleet.conftest import MakeFleet
 from tests.fleet.fleets import PASSWORD, ROOT, Fleet, project
+from tests.threads import in_threads
 
 SMALL = {
     "k1": "op.create_table('notes', sa.Column('id', sa.Integer, primary_key=True), "
@@ -220,6 +224,102 @@ def test_two_that_create_the_same_tenant(make_fleet: MakeFleet, tmp_path: Path) 
     assert "done" in results
     assert tenancy.get(ACME).state is State.READY
     delete(tenancy, ACME)
+
+
+def test_a_creation_that_was_decided_before_another_was_recorded(
+    make_fleet: MakeFleet, tmp_path: Path
+) -> None:
+    """Its place would be the next generation's; the lock it needs is that of the recorded one."""
+    fleet = make_fleet(0)
+    tenancy = with_table(fleet)
+    scripts = Scripts(project(tmp_path, SMALL))
+    asked, recorded, tried = threading.Event(), threading.Event(), threading.Event()
+
+    class Late(TableDirectory):
+        def next_generation(self, tenant_id: str) -> int:
+            asked.set()
+            assert recorded.wait(30)
+            return super().next_generation(tenant_id)
+
+    def waits(_tenancy: Tenancy, _access: Access, _place: Place) -> None:
+        recorded.set()
+        assert tried.wait(30)
+
+    servers = dict(fleet.tenancy.servers)
+    late = Tenancy(Late(f"sqlite:///{fleet.folder / 'control.db'}", servers=servers), servers)
+    with ThreadPoolExecutor(2) as executor, Access(servers) as access:
+        second = executor.submit(make, late, fleet, ACME, scripts)
+        assert asked.wait(30)
+        first = executor.submit(
+            create, tenancy, ACME, isolation=isolation(fleet), fill=[waits], access=access
+        )
+        with pytest.raises(ProvisionError, match="being created or deleted by another"):
+            second.result()
+        tried.set()
+        assert first.result().status == "done"
+    assert tenancy.get(ACME).state is State.READY
+    delete(tenancy, ACME)
+
+
+def test_a_deletion_that_comes_too_late(make_fleet: MakeFleet, tmp_path: Path) -> None:
+    """The tenant it knew is gone, and another has its id and its place."""
+    fleet = make_fleet(0)
+    tenancy = with_table(fleet)
+    scripts = Scripts(project(tmp_path, SMALL))
+    kind, name = isolation(fleet), f"{ACME}_same"
+    database, schema = (None, name) if kind == "schema" else (name, None)
+    with Access(tenancy.servers) as access:
+        fill = [Blueprints(access, scripts).filling]
+
+        def again() -> Tenant:
+            create(
+                tenancy,
+                ACME,
+                isolation=kind,
+                database=database,
+                schema=schema,
+                fill=fill,
+                access=access,
+            )
+            return tenancy.get(ACME)
+
+        before = again()
+        delete(tenancy, ACME)
+        now = again()
+        with pytest.raises(UnknownTenantError, match="somebody changed or removed it"):
+            delete(tenancy, before.with_state(State.DELETING))
+        assert tenancy.get(ACME) == now
+        assert place_exists(access, access.place(now))
+    delete(tenancy, ACME)
+
+
+@pytest.mark.parametrize("kind", ["sqlite"])
+def test_a_file_lock_has_one_holder(make_fleet: MakeFleet) -> None:
+    """Also when it is taken and given back so fast that the same inode comes back."""
+    fleet = make_fleet(1)
+    place = fleet.access.place(next(iter(fleet.tenancy.tenants())))
+    inside: list[int] = []
+    crowds: list[int] = []
+
+    def work() -> int:
+        got = 0
+        while got < 300:
+            with holding(fleet.access, place, "provision") as held:
+                if held:
+                    got += 1
+                    inside.append(1)
+                    crowds.append(len(inside))
+                    time.sleep(0)
+                    inside.pop()
+        return got
+
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    try:
+        assert in_threads(6, work) == [300] * 6
+    finally:
+        sys.setswitchinterval(before)
+    assert set(crowds) == {1}
 
 
 def test_the_warm_pool_gives_each_spare_once(make_fleet: MakeFleet, tmp_path: Path) -> None:

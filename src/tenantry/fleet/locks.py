@@ -7,11 +7,11 @@ free was left behind by a crash.
 from __future__ import annotations
 
 import contextlib
-import sqlite3
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from filelock import FileLock, Timeout
 from sqlalchemy import text
 
 from ..backends import SQLite
@@ -61,37 +61,18 @@ def holding(
 
 @contextlib.contextmanager
 def _file_lock(path: Path, wait_seconds: float) -> Iterator[bool]:
-    """An SQLite database that is held exclusively: the lock of every platform that runs SQLite."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    deadline = time.monotonic() + wait_seconds
-    while (connection := _try_file(path)) is None:
-        if time.monotonic() >= deadline:
-            yield False
-            return
-        time.sleep(0.02)
+    lock = FileLock(path, timeout=wait_seconds, poll_interval=0.02)
+    try:
+        lock.acquire()
+    except Timeout:
+        yield False
+        return
     try:
         yield True
     finally:
-        # Removed while held: whoever opened it before finds that it is not at its place any more.
-        path.unlink(missing_ok=True)
-        connection.close()
-
-
-def _try_file(path: Path) -> sqlite3.Connection | None:
-    with contextlib.suppress(FileExistsError):
-        path.touch(exist_ok=False)
-    try:
-        before = path.stat()
-        connection = sqlite3.connect(path, timeout=0, isolation_level=None)
-    except (FileNotFoundError, sqlite3.OperationalError):
-        return None
-    try:
-        connection.execute("PRAGMA journal_mode = MEMORY")
-        connection.execute("BEGIN EXCLUSIVE")
-        after = path.stat()
-        if (before.st_dev, before.st_ino) == (after.st_dev, after.st_ino):
-            return connection
-    except (FileNotFoundError, sqlite3.OperationalError):
-        pass
-    connection.close()
-    return None
+        # Removed while held: who opened it before finds that it has no name any more, and tries
+        # again. Windows removes no open file; there it stays.
+        with contextlib.suppress(OSError):
+            path.unlink()
+        lock.release()

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from .. import events
-from ..directory.base import Directory, WritableDirectory, default_database
+from ..directory.base import Directory, WritableDirectory, default_database, lost
 from ..directory.cached import CachedDirectory
 from ..directory.static import MappingDirectory
 from ..errors import (
@@ -30,7 +30,7 @@ from ..tenant import Isolation, Placement, State, Tenant
 from .access import Access, Place
 from .locks import holding
 from .places import drop_place, make_place, place_exists
-from .runner import Outcome, describe
+from .runner import Outcome, Status, describe
 
 if TYPE_CHECKING:
     from ..tenancy import Tenancy
@@ -98,39 +98,44 @@ def create(
     access = access or Access(tenancy.servers)
     try:
         known = _known(tenancy, tenant_id)
-        if known is not None:
-            _check_same(known, server, isolation if database or schema else None, database, schema)
-            tenant = known
-        else:
-            placement = _placement(tenancy, tenant_id, server, isolation, database, schema)
-            tenant = Tenant(
-                tenant_id,
-                placement,
-                State.CREATING,
-                attributes or {},
-                identifiers=tuple(identifiers),
-            )
-        place = access.place(tenant)
-        if dry_run:
-            return _would_create(tenancy, access, known, tenant, place)
-        with holding(access, place, "provision") as got:
-            if not got:
-                raise ProvisionError(
-                    f"tenant {tenant_id!r} is being created or deleted by another process; "
-                    "wait for it",
-                    tenant_id=tenant_id,
+        while True:
+            if known is not None:
+                asked = isolation if database or schema else None
+                _check_same(known, server, asked, database, schema)
+                tenant = known
+            else:
+                placement = _placement(tenancy, tenant_id, server, isolation, database, schema)
+                tenant = Tenant(
+                    tenant_id,
+                    placement,
+                    State.CREATING,
+                    attributes or {},
+                    identifiers=tuple(identifiers),
                 )
-            # Recorded only with the lock: a sweep never takes it for a crash's remains.
-            known = _known(tenancy, tenant_id)
-            if known is None:
-                _check_new(access, tenant, place)
-                known = _writable(tenancy).add(tenant)
-                _say(known, "create", "record", began)
-            place = access.place(known)  # the steps are told the tenant as it is recorded
-            if _is_whole(access, known, place):
-                return Outcome(tenant_id, "unchanged", time.perf_counter() - began, _plan(known))
-            _build(tenancy, access, known, place, fill)
-        return Outcome(tenant_id, "done", time.perf_counter() - began, _plan(known))
+            place = access.place(tenant)
+            if dry_run:
+                return _would_create(tenancy, access, known, tenant, place)
+            with holding(access, place, "provision") as got:
+                if not got:
+                    raise ProvisionError(
+                        f"tenant {tenant_id!r} is being created or deleted by another process; "
+                        "wait for it",
+                        tenant_id=tenant_id,
+                    )
+                # Recorded only with the lock: a sweep never takes it for a crash's remains.
+                known = _known(tenancy, tenant_id)
+                if known is not None and access.place(known).key != place.key:
+                    continue  # recorded meanwhile, at another place: its lock is the one to hold
+                if known is None:
+                    _check_new(access, tenant, place)
+                    known = _writable(tenancy).add(tenant)
+                    _say(known, "create", "record", began)
+                place = access.place(known)  # the steps are told the tenant as it is recorded
+                whole = _is_whole(access, known, place)
+                if not whole:
+                    _build(tenancy, access, known, place, fill)
+            status: Status = "unchanged" if whole else "done"
+            return Outcome(tenant_id, status, time.perf_counter() - began, _plan(known))
     finally:
         if own:
             access.close()
@@ -171,9 +176,15 @@ def delete(
                     tenant_id=known.id,
                 )
             directory = tenancy.directory
-            if isinstance(directory, WritableDirectory) and known.state is not State.DELETING:
-                known = directory.replace(known.with_state(State.DELETING), expected=known)
-                _say(known, "delete", "close", began)
+            if isinstance(directory, WritableDirectory):
+                # Who waited may come when it is gone, or when a new one lives at its place.
+                now = authority(tenancy).get(known.id)
+                if now.key != known.key or access.place(now).key != place.key:
+                    raise lost(known)
+                known = now
+                if known.state is not State.DELETING:
+                    known = directory.replace(known.with_state(State.DELETING), expected=known)
+                    _say(known, "delete", "close", began)
             try:
                 if not keep_place:
                     drop_place(access, place)
