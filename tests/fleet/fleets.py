@@ -18,7 +18,7 @@ from typing import Any
 from sqlalchemy import Connection, text
 
 from tenantry import Tenancy, Tenant
-from tenantry.fleet import Access, Place, make_place
+from tenantry.fleet import Access, Place, Scripts, make_place
 from tenantry.testing.address import ServerAddress
 
 ROOT = Path(__file__).parents[2]
@@ -174,6 +174,11 @@ def project(folder: Path, revisions: dict[str, str] | None = None) -> Path:
     ini = folder / "alembic.ini"
     ini.write_text(f"[alembic]\nscript_location = {home}\npath_separator = os\n", encoding="utf-8")
     return ini
+
+
+def scripts_of(folder: Path, revisions: dict[str, str] | None = None) -> Scripts:
+    """The scripts of such a project."""
+    return Scripts(project(folder, revisions))
 
 
 def kill(process: subprocess.Popen[str]) -> None:

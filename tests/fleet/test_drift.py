@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from tenantry.fleet import Access, Scripts, migrate_tenants
+from tenantry.fleet import Access, migrate_tenants
 from tenantry.fleet.blueprint import Blueprints
 from tenantry.fleet.fingerprint import shape_of
 from tenantry.fleet.places import exec_all
 from tests.fleet.conftest import MakeFleet
-from tests.fleet.fleets import project
+from tests.fleet.fleets import scripts_of
 
 #: Kind -> what somebody did by hand, and a word of what is to be said of it.
 DRIFT = {
@@ -40,7 +40,7 @@ DRIFT = {
 
 def test_drift_is_found_named_and_repaired(make_fleet: MakeFleet, tmp_path: Path) -> None:
     fleet = make_fleet(1)
-    scripts = Scripts(project(tmp_path))
+    scripts = scripts_of(tmp_path)
     migrate_tenants(fleet.tenancy, scripts).raise_if_failed()
     with Access(fleet.tenancy.servers) as access:
         blueprints = Blueprints(access, scripts)
@@ -60,11 +60,8 @@ def test_drift_is_found_named_and_repaired(make_fleet: MakeFleet, tmp_path: Path
         assert blueprints.drift(place) == []
 
 
-def test_a_missing_policy_is_found_and_repaired(
-    make_fleet: MakeFleet, tmp_path: Path, kind: str
-) -> None:
-    if kind != "postgresql-schema":
-        pytest.skip("policies are PostgreSQL's")
+@pytest.mark.parametrize("kind", ["postgresql-schema"])
+def test_a_missing_policy_is_found_and_repaired(make_fleet: MakeFleet, tmp_path: Path) -> None:
     fleet = make_fleet(1)
     revision = (
         "op.create_table('r', sa.Column('tenant', sa.String(20)))\n"
@@ -76,7 +73,7 @@ def test_a_missing_policy_is_found_and_repaired(
         "op.execute(\"CREATE TYPE mood AS ENUM ('good', 'bad')\")\n"
         "op.execute('CREATE FUNCTION one() RETURNS integer LANGUAGE sql AS $$ SELECT 1 $$')"
     )
-    scripts = Scripts(project(tmp_path, {"p1": revision}))
+    scripts = scripts_of(tmp_path, {"p1": revision})
     migrate_tenants(fleet.tenancy, scripts).raise_if_failed()
     with Access(fleet.tenancy.servers) as access:
         blueprints = Blueprints(access, scripts)
@@ -104,7 +101,7 @@ def test_a_place_made_from_the_blueprint_is_like_a_migrated_one(
 ) -> None:
     fleet = make_fleet(2, make=False)
     fleet.make_places(["t000"])
-    scripts = Scripts(project(tmp_path))
+    scripts = scripts_of(tmp_path)
     migrated, made = (fleet.tenant(each) for each in fleet.ids)
     migrate_tenants(fleet.tenancy, scripts, tenants=[migrated]).raise_if_failed()
     with Access(fleet.tenancy.servers) as access:

@@ -7,18 +7,18 @@ from pathlib import Path
 
 import pytest
 
-from tenantry.fleet import Access, Journal, Scripts, Settings, migrate_tenants, migration_status
+from tenantry.fleet import Access, Journal, Settings, migrate_tenants, migration_status
 from tenantry.fleet.apply import MovedOnError, apply
 from tenantry.fleet.fingerprint import shapes_of
 from tenantry.fleet.migrate import offline_dialect
 from tenantry.fleet.plan import Plan
 from tests.fleet.conftest import MakeFleet
-from tests.fleet.fleets import project
+from tests.fleet.fleets import scripts_of
 
 
 def test_thirty_revisions_up_and_down_and_up(make_fleet: MakeFleet, tmp_path: Path) -> None:
     fleet = make_fleet(2)
-    scripts = Scripts(project(tmp_path))
+    scripts = scripts_of(tmp_path)
     report = migrate_tenants(fleet.tenancy, scripts, workers=2).raise_if_failed()
     assert {each.value["applied"] for each in report.outcomes} == {30}
     again = migrate_tenants(fleet.tenancy, scripts)
@@ -35,14 +35,13 @@ def test_a_failing_revision_stops_within_its_budget_and_names_the_tenant(
     make_fleet: MakeFleet, tmp_path: Path
 ) -> None:
     fleet = make_fleet(8)
-    ini = project(
+    scripts = scripts_of(
         tmp_path,
         {
             "a1": "op.create_table('things', sa.Column('id', sa.Integer, primary_key=True))",
             "a2": "op.execute('INSERT INTO things VALUES (1)')",
         },
     )
-    scripts = Scripts(ini)
     migrate_tenants(fleet.tenancy, scripts, settings=Settings("a1")).raise_if_failed()
     fleet.execute("t003", "INSERT INTO things VALUES (1)")
     report = migrate_tenants(fleet.tenancy, scripts, workers=1)
@@ -66,7 +65,7 @@ def test_a_failing_revision_stops_within_its_budget_and_names_the_tenant(
 
 def test_a_broken_canary_spares_everybody_else(make_fleet: MakeFleet, tmp_path: Path) -> None:
     fleet = make_fleet(4)
-    scripts = Scripts(project(tmp_path, {"b1": "op.execute('SELECT nonsense FROM nowhere')"}))
+    scripts = scripts_of(tmp_path, {"b1": "op.execute('SELECT nonsense FROM nowhere')"})
     report = migrate_tenants(fleet.tenancy, scripts, failure_budget=100)
     assert [each.tenant_id for each in report.outcomes] == ["t000"]
     assert report.stopped == "failures"
@@ -74,7 +73,7 @@ def test_a_broken_canary_spares_everybody_else(make_fleet: MakeFleet, tmp_path: 
 
 def test_the_journal_remembers_and_a_pause_is_kept(make_fleet: MakeFleet, tmp_path: Path) -> None:
     fleet = make_fleet(6)
-    scripts = Scripts(project(tmp_path, {"c1": "op.create_table('t', sa.Column('a', sa.Integer))"}))
+    scripts = scripts_of(tmp_path, {"c1": "op.create_table('t', sa.Column('a', sa.Integer))"})
     with Journal(tmp_path / "journal.db") as journal:
         seen: list[str] = []
 
@@ -102,14 +101,13 @@ def test_the_journal_remembers_and_a_pause_is_kept(make_fleet: MakeFleet, tmp_pa
 def test_a_plan_that_comes_too_late_changes_nothing(make_fleet: MakeFleet, tmp_path: Path) -> None:
     """Somebody else was faster, went back again, or took the version table away."""
     fleet = make_fleet(1)
-    ini = project(
+    scripts = scripts_of(
         tmp_path,
         {
             "n1": "op.create_table('notes', sa.Column('id', sa.Integer))",
             "n2": "op.execute('INSERT INTO notes VALUES (2)')",
         },
     )
-    scripts = Scripts(ini)
     with Access(fleet.tenancy.servers, keep=2) as access:
         place = access.place(fleet.tenant("t000"))
         with access.connect(place.server, place.database) as connection:
@@ -141,7 +139,7 @@ def test_batches_and_live_runs_give_the_same_databases(
     """The proof, on every revision of the example, up and down again."""
 
     fleet = make_fleet(2)
-    scripts = Scripts(project(tmp_path))
+    scripts = scripts_of(tmp_path)
     with Access(fleet.tenancy.servers, keep=4) as access:
         batch, live = (access.place(fleet.tenant(each)) for each in fleet.ids)
         with access.connect(batch.server, batch.database) as connection:

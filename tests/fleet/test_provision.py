@@ -41,7 +41,7 @@ from tenantry.fleet import (
 from tenantry.fleet.fingerprint import shape_of
 from tenantry.fleet.locks import holding
 from tests.fleet.conftest import MakeFleet
-from tests.fleet.fleets import PASSWORD, ROOT, Fleet, project
+from tests.fleet.fleets import PASSWORD, ROOT, Fleet, project, scripts_of
 from tests.threads import in_threads
 
 SMALL = {
@@ -82,7 +82,7 @@ def make(tenancy: Tenancy, fleet: Fleet, tenant_id: str, scripts: Scripts) -> Ou
 def test_create_use_suspend_resume_delete(make_fleet: MakeFleet, tmp_path: Path) -> None:
     fleet = make_fleet(0)
     tenancy = with_table(fleet)
-    scripts = Scripts(project(tmp_path, SMALL))
+    scripts = scripts_of(tmp_path, SMALL)
     assert make(tenancy, fleet, ACME, scripts).status == "done"
     assert make(tenancy, fleet, ACME, scripts).status == "unchanged"
 
@@ -207,7 +207,7 @@ def test_two_that_create_the_same_tenant(make_fleet: MakeFleet, tmp_path: Path) 
     """One does, the other finds it done or is told to wait; never two places."""
     fleet = make_fleet(0)
     tenancy = with_table(fleet)
-    scripts = Scripts(project(tmp_path, SMALL))
+    scripts = scripts_of(tmp_path, SMALL)
     results: list[object] = []
 
     def work() -> None:
@@ -232,7 +232,7 @@ def test_a_creation_that_was_decided_before_another_was_recorded(
     """Its place would be the next generation's; the lock it needs is that of the recorded one."""
     fleet = make_fleet(0)
     tenancy = with_table(fleet)
-    scripts = Scripts(project(tmp_path, SMALL))
+    scripts = scripts_of(tmp_path, SMALL)
     asked, recorded, tried = threading.Event(), threading.Event(), threading.Event()
 
     class Late(TableDirectory):
@@ -265,7 +265,7 @@ def test_a_deletion_that_comes_too_late(make_fleet: MakeFleet, tmp_path: Path) -
     """The tenant it knew is gone, and another has its id and its place."""
     fleet = make_fleet(0)
     tenancy = with_table(fleet)
-    scripts = Scripts(project(tmp_path, SMALL))
+    scripts = scripts_of(tmp_path, SMALL)
     kind, name = isolation(fleet), f"{ACME}_same"
     database, schema = (None, name) if kind == "schema" else (name, None)
     with Access(tenancy.servers) as access:
@@ -325,7 +325,7 @@ def test_a_file_lock_has_one_holder(make_fleet: MakeFleet) -> None:
 def test_the_warm_pool_gives_each_spare_once(make_fleet: MakeFleet, tmp_path: Path) -> None:
     fleet = make_fleet(0)
     tenancy = with_table(fleet)
-    scripts = Scripts(project(tmp_path, SMALL))
+    scripts = scripts_of(tmp_path, SMALL)
     got: list[Tenant | None] = []
     with Access(tenancy.servers, keep=4) as access:
         blueprints = Blueprints(access, scripts)
@@ -357,7 +357,7 @@ def test_the_warm_pool_gives_each_spare_once(make_fleet: MakeFleet, tmp_path: Pa
 def test_a_clone_has_the_same_tables_and_rows(make_fleet: MakeFleet, tmp_path: Path) -> None:
     fleet = make_fleet(0)
     tenancy = with_table(fleet)
-    scripts = Scripts(project(tmp_path, SMALL))
+    scripts = scripts_of(tmp_path, SMALL)
     make(tenancy, fleet, ACME, scripts)
     with Access(tenancy.servers) as access:
         source = access.place(tenancy.get(ACME))

@@ -27,7 +27,7 @@ from tenantry.fleet.locks import holding
 from tenantry.fleet.rollout import _Work, bring
 from tenantry.fleet.status import Standing
 from tests.fleet.conftest import MakeFleet
-from tests.fleet.fleets import Fleet, kill, project
+from tests.fleet.fleets import KINDS, Fleet, kill, project, scripts_of
 
 #: The promise; fewer where time is short.
 KILLS = int(os.environ.get("TENANTRY_TEST_KILLS", "100"))
@@ -253,14 +253,13 @@ def test_tables_in_use_hold_up_nobody(
     fleet = make_fleet(count)
     if fleet.kind == "mariadb":
         timeout = max(1.0, timeout)  # whole seconds there
-    ini = project(
+    scripts = scripts_of(
         tmp_path,
         {
             "e1": "op.create_table('notes', sa.Column('id', sa.Integer, primary_key=True))",
             "e2": "op.add_column('notes', sa.Column('body', sa.String(20)))",
         },
     )
-    scripts = Scripts(ini)
     migrate_tenants(fleet.tenancy, scripts, settings=Settings("e1")).raise_if_failed()
     locked = fleet.ids[1 : 1 + in_use]
     # A reader of SQLite stops no writer in WAL mode; a writer does, in any mode.
@@ -333,21 +332,19 @@ def _longest_wait(process: subprocess.Popen[str]) -> float:
     return float(said)
 
 
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "sqlite"])
 def test_a_revision_in_progress_is_not_an_interrupted_one(
-    make_fleet: MakeFleet, tmp_path: Path, kind: str
+    make_fleet: MakeFleet, tmp_path: Path
 ) -> None:
     """Who comes while another migrator works, and has read where the tenant stood before."""
-    if kind == "sqlite":
-        pytest.skip("a file's revision is one transaction, and leaves no mark")
     fleet = make_fleet(1)
-    ini = project(
+    scripts = scripts_of(
         tmp_path,
         {
             "h1": "op.create_table('log', sa.Column('n', sa.Integer))",
             "h2": "op.execute('INSERT INTO log VALUES (2)')",
         },
     )
-    scripts = Scripts(ini)
     migrate_tenants(fleet.tenancy, scripts, settings=Settings("h1")).raise_if_failed()
     fleet.execute(
         "t000",
@@ -366,13 +363,12 @@ def test_a_revision_in_progress_is_not_an_interrupted_one(
     assert not migration_status(fleet.tenancy, scripts)[0].standing.interrupted
 
 
+@pytest.mark.parametrize("kind", ["postgresql-schema"])
 def test_an_index_built_outside_a_transaction_is_mended_after_a_crash(
-    make_fleet: MakeFleet, tmp_path: Path, kind: str
+    make_fleet: MakeFleet, tmp_path: Path
 ) -> None:
-    if kind != "postgresql-schema":
-        pytest.skip("CREATE INDEX CONCURRENTLY is PostgreSQL's")
     fleet = make_fleet(1)
-    ini = project(
+    scripts = scripts_of(
         tmp_path,
         {
             "f1": "op.create_table('big', sa.Column('n', sa.Integer))",
@@ -380,7 +376,6 @@ def test_an_index_built_outside_a_transaction_is_mended_after_a_crash(
             "    op.create_index('big_n', 'big', ['n'], unique=True, postgresql_concurrently=True)",
         },
     )
-    scripts = Scripts(ini)
     migrate_tenants(fleet.tenancy, scripts, settings=Settings("f1")).raise_if_failed()
     fleet.execute("t000", "INSERT INTO big VALUES (1), (1)")
     report = migrate_tenants(fleet.tenancy, scripts)
@@ -424,14 +419,13 @@ os.kill(os.getpid(), signal.SIGKILL)
 """
 
 
+@pytest.mark.parametrize("kind", ["sqlite"])
 def test_a_file_left_half_written_is_read_as_it_was_before(
-    make_fleet: MakeFleet, tmp_path: Path, kind: str
+    make_fleet: MakeFleet, tmp_path: Path
 ) -> None:
-    if kind != "sqlite":
-        pytest.skip("other servers roll back by themselves")
     fleet = make_fleet(1)
-    scripts = Scripts(
-        project(tmp_path, {"m1": "op.create_table('notes', sa.Column('a', sa.String(200)))"})
+    scripts = scripts_of(
+        tmp_path, {"m1": "op.create_table('notes', sa.Column('a', sa.String(200)))"}
     )
     migrate_tenants(fleet.tenancy, scripts).raise_if_failed()
     file = fleet.place("t000").file()
