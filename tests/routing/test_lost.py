@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from sqlalchemy import event, select, text
+from sqlalchemy import Engine, event, select, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
@@ -140,4 +140,37 @@ async def test_a_connection_that_ends_while_it_is_set_up(place: Place, tenancy: 
     assert tenancy.status()["held_by"] == {}
     assert await run(tenancy, True, "uk", pid)
     assert await run(tenancy, True, "aus", pid)
+    await tenancy.aclose()
+
+
+@pytest.mark.parametrize("place", POSTGRESQL, indirect=True, ids=str)
+async def test_a_connection_in_doubt_is_closed_although_a_listener_fails(
+    place: Place, tenancy: Tenancy
+) -> None:
+    """It is not given back when neither cleaning it nor telling of it succeeds."""
+    is_async = place.kind.is_async
+
+    def fail(_connection: object, _record: object, _error: object) -> None:
+        raise RuntimeError("nobody to tell")
+
+    def dirty_and_killed(session: Session) -> int:
+        bind = session.get_bind()
+        assert isinstance(bind, Engine)
+        with bind.connect() as connection:
+            connection.execute(text("SELECT set_config('lock_timeout', '7s', false)"))
+            number = connection.scalar(PID)
+            connection.commit()
+            assert place.address is not None
+            place.address.execute(f"SELECT pg_terminate_backend({number})")
+        return 0
+
+    await tenancy.aclose()  # what made the tables
+    with tenancy.use("uk"):
+        engine = tenancy.aengine.sync_engine if is_async else tenancy.engine
+        event.listen(engine.pool, "invalidate", fail)
+    with pytest.raises(RuntimeError, match="nobody to tell"):
+        await run(tenancy, is_async, "uk", dirty_and_killed)
+    assert tenancy.status()["live"] == 0
+    event.remove(engine.pool, "invalidate", fail)
+    assert await run(tenancy, is_async, "uk", pid)
     await tenancy.aclose()

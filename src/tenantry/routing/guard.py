@@ -95,19 +95,18 @@ def prepare_new(record: BucketRecord) -> None:
         if target.expect_schema is not None and target.backend.current_schema is not None:
             _check_schema(record, *_ask(record, target.backend.current_schema))
         return
-    pooled = record.pool.pooled
-    known = pooled.get(target.server.name, target.server.pooler)
+    pooled, name = record.pool.pooled, target.server.name
+    known = pooled.get(name, target.server.pooler)
     shared_by_tenants = target.arm is not None or target.translate is not None
     if shared_by_tenants or target.expect_schema is not None or known is None:
         _autocommit(record, True)
         pid, path, schema = _ask(record, _WHO)
-        pooler = target.server.pooler or int(pid) != _own_pid(record)
-        pooled[target.server.name] = pooler
-        if pooler and not known:
+        pooled[name] = target.server.pooler or int(pid) != _own_pid(record)
+        if pooled[name] and not known:
             raise Reopen
         if shared_by_tenants and path.strip('" ') not in ("", "pg_catalog"):
             raise ConfigurationError(
-                f"the login of server {target.server.name!r} finds tables without a tenant: its "
+                f"the login of server {name!r} finds tables without a tenant: its "
                 "search_path must be empty where a pooler keeps it from being set at connect; "
                 "run ALTER ROLE ... SET search_path = ''"
             )
@@ -115,12 +114,13 @@ def prepare_new(record: BucketRecord) -> None:
             _check_schema(record, schema)
         if target.rows:
             _check_bound_by_policies(record, target)
-    record.armed = target.arm is not None or bool(pooled.get(target.server.name))
+    pooler = pooled.setdefault(name, bool(known))
+    record.armed = target.arm is not None or pooler
     _autocommit(record, record.armed)
     record.prepared = None
-    if target.by_path or pooled.get(target.server.name):
+    if target.by_path or pooler:
         if record.driver == "psycopg":
-            record.prepared = _prepared_by_tenant(record, pooled=pooled[target.server.name])
+            record.prepared = _prepared_by_tenant(record, pooled=pooler)
         elif record.driver == "asyncpg":
             record.prepared = LRUCache(_PREPARED_TENANTS)
 

@@ -269,7 +269,7 @@ class RoutedPool(Pool):
         # of an event loop that is found by the garbage collector, so that it never comes.
         assert isinstance(record, BucketRecord)
         self._out.discard(record)
-        stale = False
+        whole = False
         try:
             if record.dbapi_connection is not None and (
                 record.lent > 0
@@ -279,22 +279,26 @@ class RoutedPool(Pool):
                 or record.target.arm is not None
             ):
                 self._clean(record)
-            stale = record.dbapi_connection is not None and self._is_stale(record)
-            if stale:
+            whole = record.dbapi_connection is not None
+            if whole and self._is_stale(record):
+                whole = False
                 self._close(record, "generation")
         finally:
-            if stale or record.dbapi_connection is None:
-                self._budget.drop(record.bucket_key, record.owner)
-            else:
+            if whole:
                 if record.database is not None:
                     record.returned_at = time.monotonic()
                 self._budget.give_back(record, record.owner)
+            else:
+                self._budget.drop(record.bucket_key, record.owner)
 
     def _clean(self, record: BucketRecord) -> None:
         try:
             guard.clean(record)
         except BaseException as error:
-            record.invalidate(error)
+            try:
+                record.invalidate(error)
+            finally:
+                record.close()  # there is one still if a listener of "invalidate" failed
             if not isinstance(error, Exception):
                 raise
             self.logger.error("a connection could not be cleaned, and was closed", exc_info=True)
