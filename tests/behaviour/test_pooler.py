@@ -24,19 +24,18 @@ def test_nothing_of_a_session_is_left_to_a_stranger(place: Place, declared: bool
     tenancy = Tenancy(MappingDirectory(tenants, servers=servers), servers, max_connections=1)
     door = Door(tenancy, place.kind.is_async)
 
-    def read(session: Session) -> int | None:
-        return session.scalar(text("SELECT 1"))
+    def read(session: Session) -> int:
+        return int(session.execute(text("SELECT 1")).scalar_one())
 
-    def change(session: Session) -> int | None:
+    def change(session: Session) -> int:
         session.execute(text("SET lock_timeout = '7s'"))
-        return None
+        return 0
 
-    def prepared(session: Session) -> int | None:
-        return session.scalar(
-            text("SELECT count(*) FROM pg_prepared_statements WHERE statement = 'SELECT 1'")
-        )
+    def prepared(session: Session) -> int:
+        found = "SELECT count(*) FROM pg_prepared_statements WHERE statement = 'SELECT 1'"
+        return int(session.execute(text(found)).scalar_one())
 
-    async def run(body: Callable[[Session], int | None]) -> int | None:
+    async def run(body: Callable[[Session], int]) -> int:
         return await door.arun("uk", body) if place.kind.is_async else door.run("uk", body)
 
     async def together() -> None:

@@ -10,9 +10,10 @@ import threading
 import time
 import warnings
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import event, text
 
 from tenantry import Isolation, Tenancy
 from tests.places import KINDS, Kind, Place
@@ -62,6 +63,38 @@ def test_connections_of_a_loop_that_ended_make_room_for_the_next(
         assert tenancy.status()["held_by"] == {}
         tenancy.close()
         gc.collect()
+
+
+@pytest.mark.newest  # aiosqlite makes no future for its end before 0.22
+@pytest.mark.parametrize("place", [Kind("sqlite", "aiosqlite", True)], indirect=True, ids=str)
+def test_a_thread_of_aiosqlite_ends_after_the_loop_that_ended_it(
+    place: Place, tenancy: Tenancy
+) -> None:
+    """It is busy when the next loop takes its place, and tells no loop that is gone by then."""
+    ended = threading.Event()
+    threads: list[Any] = []
+
+    async def first() -> None:
+        with tenancy.use("uk"):
+            engine = tenancy.aengine.sync_engine
+
+        @event.listens_for(engine, "connect")
+        def connect(connection: Any, _record: object) -> None:
+            threads.append(connection.driver_connection)
+
+        for tenant_id in ("uk", "aus"):
+            await ask(tenancy, tenant_id)
+        for each in threads:
+            each._tx.put_nowait((None, ended.wait))
+
+    asyncio.run(first())
+    assert len(threads) == 2
+    asyncio.run(ask(tenancy, "eu"))
+    tenancy.close()
+    ended.set()
+    for each in threads:
+        each._thread.join(10)
+        assert not each._thread.is_alive()
 
 
 @each_async_kind

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import socket
+import threading
 import time
 from collections.abc import Awaitable, Callable
 from functools import cache
@@ -412,8 +413,11 @@ def sever(record: BucketRecord) -> None:
     with contextlib.suppress(Exception):  # whatever it is, nobody will use it again
         if hasattr(raw, "pgconn"):  # psycopg
             raw.pgconn.finish()
-        elif hasattr(raw, "stop"):  # aiosqlite
-            raw.stop()
+        elif hasattr(raw, "_tx"):  # aiosqlite
+            # Where no event loop is: of one that runs it makes a future, which may come too late.
+            stop = threading.Thread(target=getattr(raw, "stop", None) or raw._stop_running)
+            stop.start()
+            stop.join()
         elif hasattr(raw, "_transport"):  # asyncpg
             raw._transport.get_extra_info("socket").shutdown(socket.SHUT_RDWR)
         else:  # aiomysql, asyncmy
