@@ -291,12 +291,16 @@ class Place:
         name = self.shared_database if self._shares_database else self.rows_database
         return create_engine(self.address.url(database=name))
 
+    def create_as_admin(self, metadata: MetaData) -> None:
+        """The tables of *metadata* in the shared database."""
+        engine = self.admin_engine()
+        metadata.create_all(engine)
+        engine.dispose()
+
     def create_shared_tables(self) -> None:
         """The tables of :class:`Base` for the rows of many tenants, owned by the admin."""
         if not self._shares_database:
-            engine = self.admin_engine()
-            Base.metadata.create_all(engine)
-            engine.dispose()
+            self.create_as_admin(Base.metadata)
             return
         assert self.address is not None
         shared = rows_metadata(Base.metadata)

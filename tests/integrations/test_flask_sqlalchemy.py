@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +59,7 @@ class World:
             pass
 
         self.folder = folder
+        self.apps: list[Flask] = []  # Flask-SQLAlchemy forgets the engines of those that are gone
         self.db = db = SQLAlchemy(model_class=Base, **options)
 
         class Note(db.Model):  # type: ignore[name-defined,misc]
@@ -80,6 +82,7 @@ class World:
 
     def app(self, name: str = "shop") -> Flask:
         app = Flask(name, instance_path=str(self.folder / "instance"))
+        self.apps.append(app)
         app.testing = True
         app.config["SQLALCHEMY_BINDS"] = {"meta": f"sqlite:///{self.folder}/meta.db"}
 
@@ -103,9 +106,21 @@ class World:
                 self.db.session.commit()
 
 
+def close(db: SQLAlchemy) -> None:
+    """Empty the pools of applications that live no longer than their test."""
+    for app, engines in db._app_engines.items():
+        for engine in engines.values():
+            engine.dispose()
+        if isinstance(db, MultiTenantSQLAlchemy):
+            with app.app_context(), suppress(ConfigurationError):  # it has none
+                db.tenancy.close()
+
+
 @pytest.fixture
-def world(tmp_path: Path) -> World:
-    return World(tmp_path)
+def world(tmp_path: Path) -> Iterator[World]:
+    world = World(tmp_path)
+    yield world
+    close(world.db)
 
 
 @pytest.fixture
@@ -411,10 +426,9 @@ def test_two_applications_with_one_db_have_tenants_of_their_own(
     second_tenancy.close()
 
 
-def test_sixteen_threads_never_see_another_tenant(tmp_path: Path) -> None:
+def test_sixteen_threads_never_see_another_tenant(tmp_path: Path, world: World) -> None:
     names = [f"t{number}" for number in range(6)]
     tenancy = tenancy_below(tmp_path, *names, max_connections=20)
-    world = World(tmp_path)
     app = world.app()
     Tenantry(app, tenancy=tenancy, resolver=from_query(), db=world.db)
     world.fill(app, tenancy)
@@ -461,10 +475,9 @@ def loggers() -> Iterator[None]:
         each.handlers[:] = handlers
 
 
-def test_the_same_on_postgresql(tmp_path: Path, postgresql: ServerAddress) -> None:
+def test_the_same_on_postgresql(tmp_path: Path, world: World, postgresql: ServerAddress) -> None:
     with made(Kind("postgresql", "psycopg"), tmp_path, postgresql) as place:
         tenancy = place.tenancy(*TENANTS, tables=False, max_connections=8)
-        world = World(tmp_path)
         app = world.app()
         Tenantry(app, tenancy=tenancy, resolver=from_query(), db=world.db)
         world.fill(app, tenancy)
@@ -517,10 +530,11 @@ def test_migrations_of_flask_migrate_are_routed(
 
 
 @pytest.fixture
-def seed(tmp_path: Path) -> Flask:
+def seed(tmp_path: Path) -> Iterator[Flask]:
     app = create_seed(tmp_path)
     app.test_cli_runner().invoke(args=["create-tables"], catch_exceptions=False)
-    return app
+    yield app
+    close(seed_db)
 
 
 def test_the_seeds_demonstration(seed: Flask, tmp_path: Path) -> None:
@@ -597,22 +611,30 @@ def test_tables_are_made_in_a_tenant_by_its_bind_key(tmp_path: Path) -> None:
             assert sa.inspect(seed_db.engine).get_table_names() == []
         seed_db.drop_all(["test1"])
         assert sa.inspect(seed_db.engines["test1"]).get_table_names() == []
-        for engine in seed_db._app_engines[app].values():
-            engine.dispose()
+    close(seed_db)
 
 
-def drop_in(folder: Path, **settings: Any) -> tuple[Flask, MultiTenantSQLAlchemy]:
-    app = Flask("shop", instance_path=str(folder))
-    app.config.update(settings)
-    db = MultiTenantSQLAlchemy()
-    db.init_app(app)
-    return app, db
+DropIn = Callable[..., tuple[Flask, MultiTenantSQLAlchemy]]
 
 
-def test_a_bind_that_a_model_names_is_no_tenant(tmp_path: Path) -> None:
-    app, db = drop_in(
-        tmp_path, SQLALCHEMY_BINDS={"uk": "sqlite:///uk.db", "meta": "sqlite:///meta.db"}
-    )
+@pytest.fixture
+def drop_in(tmp_path: Path) -> Iterator[DropIn]:
+    """``drop_in(**settings)``: an application with the drop-in, closed at the end."""
+    made: list[MultiTenantSQLAlchemy] = []
+
+    def make(**settings: Any) -> tuple[Flask, MultiTenantSQLAlchemy]:
+        app = Flask("shop", instance_path=str(tmp_path))
+        app.config.update(settings)
+        made.append(MultiTenantSQLAlchemy(app))
+        return app, made[-1]
+
+    yield make
+    for db in made:
+        close(db)
+
+
+def test_a_bind_that_a_model_names_is_no_tenant(drop_in: DropIn) -> None:
+    app, db = drop_in(SQLALCHEMY_BINDS={"uk": "sqlite:///uk.db", "meta": "sqlite:///meta.db"})
     table = db.Table("settings", sa.Column("id", sa.Integer), bind_key="meta")
     with app.app_context():
         assert [each.id for each in db.tenancy.tenants()] == ["uk"]
@@ -622,12 +644,10 @@ def test_a_bind_that_a_model_names_is_no_tenant(tmp_path: Path) -> None:
             db.create_all("meta")
             assert db.session.execute(sa.select(table)).all() == []
             db.session.remove()
-        db.engines["meta"].dispose()
 
 
-def test_with_a_default_uri_it_is_the_original(tmp_path: Path) -> None:
+def test_with_a_default_uri_it_is_the_original(drop_in: DropIn) -> None:
     app, db = drop_in(
-        tmp_path,
         SQLALCHEMY_DATABASE_URI="sqlite:///main.db",
         SQLALCHEMY_BINDS={"uk": "sqlite:///uk.db"},
     )
@@ -639,9 +659,8 @@ def test_with_a_default_uri_it_is_the_original(tmp_path: Path) -> None:
             db.choose_tenant("uk")
 
 
-def test_settings_make_binds_tenants_beside_a_default_uri(tmp_path: Path) -> None:
+def test_settings_make_binds_tenants_beside_a_default_uri(tmp_path: Path, drop_in: DropIn) -> None:
     app, db = drop_in(
-        tmp_path,
         SQLALCHEMY_DATABASE_URI="sqlite:///main.db",
         SQLALCHEMY_BINDS={"uk": "sqlite:///uk.db", "other": "sqlite:///other.db"},
         TENANTRY_BINDS=["uk"],
@@ -669,16 +688,15 @@ def test_settings_make_binds_tenants_beside_a_default_uri(tmp_path: Path) -> Non
     ],
 )
 def test_binds_that_cannot_be_tenants_are_named(
-    tmp_path: Path, binds: dict[str, str], names: Any, words: str
+    drop_in: DropIn, binds: dict[str, str], names: Any, words: str
 ) -> None:
-    app, db = drop_in(tmp_path, SQLALCHEMY_BINDS=binds, TENANTRY_BINDS=names)
+    app, db = drop_in(SQLALCHEMY_BINDS=binds, TENANTRY_BINDS=names)
     with app.app_context(), pytest.raises(ConfigurationError, match=words):
         db.choose_tenant("uk")
 
 
-def test_an_application_gets_its_tenants_engine_options(tmp_path: Path) -> None:
+def test_an_application_gets_its_tenants_engine_options(drop_in: DropIn) -> None:
     app, db = drop_in(
-        tmp_path,
         SQLALCHEMY_BINDS={"uk": "sqlite:///uk.db"},
         SQLALCHEMY_ENGINE_OPTIONS={"pool_size": 3, "pool_pre_ping": True, "query_cache_size": 7},
         SQLALCHEMY_ECHO=False,
@@ -714,10 +732,11 @@ def test_sessions_that_cannot_be_taken_over_are_named(tmp_path: Path, tenancy: T
         Tenantry(app, tenancy=tenancy, db=Own())
 
 
-def test_a_new_drop_in_for_the_same_application(tmp_path: Path) -> None:
-    app, _ = drop_in(tmp_path, SQLALCHEMY_BINDS={"uk": "sqlite:///uk.db"})
+def test_a_new_drop_in_for_the_same_application(drop_in: DropIn) -> None:
+    app, _ = drop_in(SQLALCHEMY_BINDS={"uk": "sqlite:///uk.db"})
     del app.extensions["sqlalchemy"]
     db = MultiTenantSQLAlchemy(app)
     with app.app_context():
         db.choose_tenant("uk")
         assert db.session.scalar(sa.text("SELECT 1")) == 1
+    close(db)

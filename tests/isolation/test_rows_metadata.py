@@ -331,7 +331,7 @@ def test_a_tenant_column_has_its_own_name_and_type(
         if server == "postgresql":
             create(place, only).dispose()
         else:
-            only.create_all(place.admin_engine())
+            place.create_as_admin(only)
         tenancy = tenancy_of(
             place, place.tenant("uk", key=keys[0]), place.tenant("aus", key=keys[1])
         )
@@ -363,7 +363,7 @@ def test_a_key_that_is_no_value_of_the_column_is_a_setting_to_change(
 ) -> None:
     kind = Kind("sqlite", "pysqlite", isolation=Isolation.ROWS)
     with made(kind, tmp_path_factory.mktemp("own"), None) as place:
-        Own.metadata.create_all(place.admin_engine())
+        place.create_as_admin(Own.metadata)
         tenancy = tenancy_of(place, place.tenant("uk"))
         with pytest.raises(ConfigurationError, match=r"'uk' is no value of column 'account_no'"):
             Door(tenancy, False).run("uk", lambda session: session.add(Bill(id=1)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -270,7 +271,7 @@ class Marked(Base):
 
 
 @pytest.fixture
-def mixed(tmp_path: Path) -> Tenancy:
+def mixed(tmp_path: Path) -> Iterator[Tenancy]:
     server = Server.from_url("main", f"sqlite:///{tmp_path}/", create_missing=True)
     tenants = [Tenant(each, Placement("main", database=f"{each}.db")) for each in ("uk", "aus")]
     servers = {"main": server}
@@ -290,7 +291,9 @@ def mixed(tmp_path: Path) -> Tenancy:
         tenancy.create_all(own, tenant_id)
     with tenancy.shared():
         tenancy.create_all(own)
-    return tenancy
+    yield tenancy
+    tenancy.close()
+    metrics.dispose()
 
 
 def test_shared_tables_and_named_databases_beside_tenant_tables(mixed: Tenancy) -> None:

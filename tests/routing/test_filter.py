@@ -126,7 +126,7 @@ def door(tenancy: Tenancy) -> Iterator[Door]:
 
 
 @pytest.fixture(scope="module")
-def alone() -> Engine:
+def alone() -> Iterator[Engine]:
     """Where uk lives alone."""
     engine = create_engine("sqlite://")
     Base.metadata.create_all(engine)
@@ -135,7 +135,8 @@ def alone() -> Engine:
         own = {"tenant_id": "uk"}
         connection.execute(insert(authors), [{**row, **own} for row in named])
         connection.execute(insert(notes), [{**row, **own} for row in written])
-    return engine
+    yield engine
+    engine.dispose()
 
 
 def answers(connection: Any, statement: Any) -> list[str]:
@@ -517,7 +518,7 @@ class Counted(TenantRows, Shapes):
 def shapes(tmp_path: Path) -> Iterator[Door]:
     with made(KINDS[0], tmp_path, None) as place:
         tenancy = place.tenancy("uk", "aus", tables=False)
-        Shapes.metadata.create_all(place.admin_engine())
+        place.create_as_admin(Shapes.metadata)
         yield Door(tenancy, False)
         tenancy.close()
 
