@@ -81,6 +81,8 @@ THIRD_PARTIES: dict[str, frozenset[str]] = {
     "resolvers": frozenset(),
     "resolvers.claims": frozenset({"jwt"}),
     "directory": frozenset({"sqlalchemy", "tomli"}),
+    "routing.send": frozenset({"psycopg"}),
+    "fleet.locks": frozenset({"sqlalchemy", "filelock"}),
     "fleet.migrate": frozenset({"sqlalchemy", "alembic"}),
     "fleet.alembic_env": frozenset({"sqlalchemy", "alembic"}),
     # An application like its users': it has a framework and models of its own.

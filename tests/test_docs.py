@@ -12,6 +12,7 @@ from __future__ import annotations
 import ast
 import asyncio
 import doctest
+import gc
 import inspect
 import os
 import re
@@ -90,6 +91,8 @@ def own_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[N
 
 @pytest.mark.newest  # the documentation speaks of one version of each thing
 @pytest.mark.usefixtures("own_directory")
+# A block is written for its reader, and leaves engines to the end of the process.
+@pytest.mark.filterwarnings("ignore:unclosed database in <sqlite3:ResourceWarning")
 @pytest.mark.parametrize("path", list(documents()))
 def test_every_python_block_runs(path: Path) -> None:
     document = parsed_module(path) if path.suffix == ".py" else parsed_page(path)
@@ -104,6 +107,7 @@ def test_every_python_block_runs(path: Path) -> None:
     finally:
         document.namespace.clear()
         loop.close()
+        gc.collect()
 
 
 @pytest.mark.newest  # reads files only

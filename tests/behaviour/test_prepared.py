@@ -12,7 +12,7 @@ from sqlalchemy import Enum, MetaData, select, text
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
 from tenantry import Isolation
-from tests.places import Author, Door, Place
+from tests.places import KINDS, Author, Door, Place
 
 
 class Base(DeclarativeBase):
@@ -63,11 +63,18 @@ def test_an_enum_of_each_schema_and_a_column_more(place: Place, door: Door) -> N
             door.run(tenant_id, lambda session: Base.metadata.drop_all(session.connection()))
 
 
+@pytest.mark.parametrize(
+    "place",
+    [
+        kind
+        for kind in KINDS
+        if kind.driver == "psycopg" and kind.isolation is Isolation.SCHEMA and kind.switch is None
+    ],
+    ids=str,
+    indirect=True,
+)
 def test_the_driver_prepares_for_each_tenant_apart(place: Place) -> None:
     """One connection, one statement: it is prepared once for each of the tenants who share it."""
-    by_path = place.kind.isolation is Isolation.SCHEMA and place.kind.switch is None
-    if place.kind.driver != "psycopg" or not by_path:
-        pytest.skip("statements of psycopg on connections that tenants with paths share")
     tenancy = place.tenancy("uk", "aus", max_connections=1)
     door = Door(tenancy, place.kind.is_async)
 

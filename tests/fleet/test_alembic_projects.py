@@ -37,8 +37,11 @@ def downgrade():
 
 
 def sqlite_dialect() -> Dialect:
-    with create_engine("sqlite://").connect() as connection:
-        return offline_dialect(connection)
+    engine = create_engine("sqlite://")
+    with engine.connect() as connection:
+        dialect = offline_dialect(connection)
+    engine.dispose()
+    return dialect
 
 
 @pytest.fixture

@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from multiprocessing.connection import Client, Connection, Listener
+from typing import NoReturn
 
 import pytest
 from redis.exceptions import RedisError
@@ -143,10 +144,15 @@ def need(name: str) -> ServerAddress:
     """
     answer = _own.need(name) if _own is not None else _ask(name)
     if isinstance(answer, Missing):
-        if answer.promised or os.environ.get("CI", "false").lower() not in ("", "0", "false"):
-            pytest.fail(answer.reason, pytrace=False)
-        pytest.skip(answer.reason)
+        missing(answer.reason, promised=answer.promised)
     return answer
+
+
+def missing(reason: str, *, promised: bool = False) -> NoReturn:
+    """What the test needs is not to be had: it fails where that was *promised* or ``CI`` is set."""
+    if promised or os.environ.get("CI", "false").lower() not in ("", "0", "false"):
+        pytest.fail(reason, pytrace=False)
+    pytest.skip(reason)
 
 
 def _ask(name: str) -> Answer:

@@ -21,6 +21,7 @@ from werkzeug.serving import make_server
 from examples.superset.host import ACCOUNTS, create_app
 from examples.superset.regions import ROWS, sales
 from tenantry.errors import MissingDependencyError
+from tests.servers.session import missing
 from tests.servers.sources import MACHINE, Installation, fetch
 from tests.superset.conftest import HOST_PORT, Running
 
@@ -61,8 +62,8 @@ def host(ours: Running) -> Iterator[str]:
 def browser(tmp_path: Path) -> Iterator[webdriver.Chrome]:
     try:
         installation = _installation()
-    except MissingDependencyError as missing:
-        (pytest.fail if os.environ.get("CI") else pytest.skip)(str(missing))
+    except MissingDependencyError as error:
+        missing(str(error))
     options = webdriver.ChromeOptions()
     # Not Debian's script of that name, which starts what lies below / itself.
     unpacked = installation.root / "usr" / "lib" / "chromium" / "chromium"

@@ -13,9 +13,9 @@ __all__ = ["page"]
 _HEAD = """\
 # Command line
 
-`pip install 'tenantry[cli]'` brings the program `tenantry` (and `python -m tenantry`). It works on
-the application that `TENANTRY_APP=module:tenancy` or `[tool.tenantry]` in `pyproject.toml` names,
-or on a file of servers and tenants given by `--file`. Every command is a function of
+`pip install '.[cli]'` in a clone brings the program `tenantry` (and `python -m tenantry`). It works
+on the application that `TENANTRY_APP=module:tenancy`, or `[tool.tenantry]` in `pyproject.toml`,
+names, or on a file of servers and tenants given by `--file`. Every command is a function of
 `tenantry.fleet`: see [the fleet](fleet.md).
 
 A Flask application has the same commands as `flask tenants list`, `flask tenants migrate` and so

@@ -29,6 +29,7 @@ from ..errors import (
 )
 from ..naming import shown
 from .missing import missing_place
+from .send import send, send_async
 from .statements import ends_transaction, keeps_session_state
 
 if TYPE_CHECKING:
@@ -258,7 +259,13 @@ def begin(record: BucketRecord) -> None:
     if target.arm is not None:
         message += "; " + target.arm
     record.in_transaction = True
-    _execute(record, message)
+    if record.driver != "psycopg":
+        _execute(record, message)
+    elif record.is_async:
+        connection: Any = record.dbapi_connection
+        connection.run_async(lambda raw: send_async(raw, message))
+    else:
+        send(record.dbapi_connection, message)
 
 
 def end(record: BucketRecord, verb: str) -> None:

@@ -142,7 +142,8 @@ class BucketRecord(_ConnectionRecord):
         try:
             return super().get_connection()
         except Exception as error:
-            # It ended while SQLAlchemy set it up, which for asyncpg shows the driver's own error.
+            # It ended while SQLAlchemy set it up, which for asyncpg shows the driver's own error;
+            # asyncpg may not be installed, so its errors are known by their module.
             if not type(error).__module__.startswith("asyncpg."):
                 raise
             lost = unavailable(self.target, error)

@@ -1,0 +1,34 @@
+"""Sends a message through psycopg as the driver sends its own BEGIN: without a cursor.
+
+A cursor costs as much again as what it sends. The generators
+are those that psycopg's connections themselves run; imported only where psycopg is in use.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from typing import Any
+
+__all__ = ["send", "send_async"]
+
+
+def send(connection: Any, message: str) -> None:
+    """Run *message*, one statement or several, on psycopg's ``Connection``; nothing is prepared."""
+    with connection.lock:
+        connection.wait(_sending(connection, message))
+
+
+async def send_async(connection: Any, message: str) -> None:
+    """The same on its ``AsyncConnection``."""
+    async with connection.lock:
+        await connection.wait(_sending(connection, message))
+
+
+def _sending(connection: Any, message: str) -> Generator[Any, Any, None]:
+    from psycopg import errors, generators, pq
+
+    encoding = connection.info.encoding
+    connection.pgconn.send_query(message.encode(encoding))
+    for result in (yield from generators.execute(connection.pgconn)):
+        if result.status not in (pq.ExecStatus.COMMAND_OK, pq.ExecStatus.TUPLES_OK):
+            raise errors.error_from_result(result, encoding=encoding)
