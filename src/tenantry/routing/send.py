@@ -1,7 +1,7 @@
 """Sends a message through psycopg as the driver sends its own BEGIN: without a cursor.
 
-A cursor costs as much again as what it sends. The generators
-are those that psycopg's connections themselves run; imported only where psycopg is in use.
+A cursor costs as much again as what it sends. The generators are those that psycopg's connections
+run themselves; it is imported only where it is in use.
 """
 
 from __future__ import annotations
