@@ -177,11 +177,9 @@ def delete(
                 )
             directory = tenancy.directory
             if isinstance(directory, WritableDirectory):
-                # Who waited may come when it is gone, or when a new one lives at its place.
-                now = authority(tenancy).get(known.id)
-                if now.key != known.key or access.place(now).key != place.key:
+                # Who waited may come when it is gone, whole after all, or another's with its place.
+                if authority(tenancy).get(known.id) != known:
                     raise lost(known)
-                known = now
                 if known.state is not State.DELETING:
                     known = directory.replace(known.with_state(State.DELETING), expected=known)
                     _say(known, "delete", "close", began)
