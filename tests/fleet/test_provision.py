@@ -304,7 +304,7 @@ def test_a_file_lock_has_one_holder(make_fleet: MakeFleet) -> None:
 
     def work() -> int:
         got = 0
-        while got < 300:
+        while got < 100:
             with holding(fleet.access, place, "provision") as held:
                 if held:
                     got += 1
@@ -317,7 +317,7 @@ def test_a_file_lock_has_one_holder(make_fleet: MakeFleet) -> None:
     before = sys.getswitchinterval()
     sys.setswitchinterval(1e-5)
     try:
-        assert in_threads(6, work) == [300] * 6
+        assert in_threads(6, work) == [100] * 6
     finally:
         sys.setswitchinterval(before)
     assert set(crowds) == {1}

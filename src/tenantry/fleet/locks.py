@@ -71,8 +71,4 @@ def _file_lock(path: Path, wait_seconds: float) -> Iterator[bool]:
     try:
         yield True
     finally:
-        # Removed while held: who opened it before finds that it has no name any more, and tries
-        # again. Windows removes no open file; there it stays.
-        with contextlib.suppress(OSError):
-            path.unlink()
         lock.release()

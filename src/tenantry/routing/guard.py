@@ -437,7 +437,8 @@ def _is_idle(record: BucketRecord) -> bool:
     raw: Any = record.driver_connection
     if record.driver == "asyncpg":
         return not raw.is_closed() and not raw.is_in_transaction()
-    return int(raw.info.transaction_status) == 0
+    status = raw.pgconn if record.driver == "psycopg" else raw.info
+    return int(status.transaction_status) == 0
 
 
 # Statements of ours ---------------------------------------------------------------------------

@@ -7,6 +7,7 @@ run themselves; it is imported only where it is in use.
 from __future__ import annotations
 
 from collections.abc import Generator
+from functools import cache
 from typing import Any
 
 __all__ = ["send", "send_async"]
@@ -25,10 +26,18 @@ async def send_async(connection: Any, message: str) -> None:
 
 
 def _sending(connection: Any, message: str) -> Generator[Any, Any, None]:
+    execute, error_from_result, fine = _psycopg()
+    pgconn = connection.pgconn
+    encoding = "ascii" if message.isascii() else connection.info.encoding
+    pgconn.send_query(message.encode(encoding))
+    for result in (yield from execute(pgconn)):
+        if result.status not in fine:
+            raise error_from_result(result, encoding=connection.info.encoding)
+
+
+@cache
+def _psycopg() -> tuple[Any, Any, frozenset[int]]:
     from psycopg import errors, generators, pq
 
-    encoding = connection.info.encoding
-    connection.pgconn.send_query(message.encode(encoding))
-    for result in (yield from generators.execute(connection.pgconn)):
-        if result.status not in (pq.ExecStatus.COMMAND_OK, pq.ExecStatus.TUPLES_OK):
-            raise errors.error_from_result(result, encoding=encoding)
+    fine = frozenset({pq.ExecStatus.COMMAND_OK, pq.ExecStatus.TUPLES_OK})
+    return generators.execute, errors.error_from_result, fine
