@@ -149,7 +149,10 @@ def need(name: str) -> ServerAddress:
 
 
 def missing(reason: str, *, promised: bool = False) -> NoReturn:
-    """What the test needs is not to be had: it fails where that was *promised* or ``CI`` is set."""
+    """What the test needs is not to be had: it fails where that was *promised* or ``CI`` is set.
+
+    Elsewhere it is skipped, with the reason: a laptop without it still runs all the others.
+    """
     if promised or os.environ.get("CI", "false").lower() not in ("", "0", "false"):
         pytest.fail(reason, pytrace=False)
     pytest.skip(reason)

@@ -81,7 +81,9 @@ def test_interleaved_work_with_killed_connections(subject: Routed) -> None:
 # A connection that aiosqlite is cancelled at is left to the garbage collector, of which Python
 # 3.13 tells.
 @pytest.mark.filterwarnings("ignore:unclosed database in <sqlite3:ResourceWarning")
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.filterwarnings(
+    "ignore:Exception ignored in. <sqlite3.Connection:pytest.PytestUnraisableExceptionWarning"
+)
 def test_interleaved_work_with_cancelled_tasks(subject: Routed) -> None:
     plan = Plan(
         ops=OPS,

@@ -173,9 +173,8 @@ def migrate_tenants(
 def bring(work: _Work, place: Place, standing: Standing) -> dict[str, Any]:
     """One place to the target, from wherever it stands; says how many steps it took."""
     assert standing.heads is not None
-    heads = standing.heads
     applied = 0
-    plan = work.plan(place, heads)
+    plan = work.plan(place, standing.heads)
     interrupted = standing.interrupted
     lock_timeout, table = work.settings.lock_timeout, work.scripts.version_table
     for _ in range(100):
