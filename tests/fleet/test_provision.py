@@ -17,6 +17,7 @@ from sqlalchemy import text
 from tenantry import State, Tenancy, Tenant
 from tenantry.directory import TableDirectory
 from tenantry.errors import (
+    ConfigurationError,
     DuplicatePlacementError,
     ProvisionError,
     TenantNotReadyError,
@@ -292,6 +293,13 @@ def test_a_deletion_that_comes_too_late(make_fleet: MakeFleet, tmp_path: Path) -
         assert tenancy.get(ACME) == now
         assert place_exists(access, access.place(now))
     delete(tenancy, ACME)
+
+
+def test_a_folder_that_is_none_is_named(tmp_path: Path) -> None:
+    (tmp_path / "data").touch()
+    tenancy = Tenancy.from_mapping({"uk": f"sqlite:///{tmp_path}/data/uk.db"})
+    with pytest.raises(ConfigurationError, match=r"no lock file can be kept in .*data \(.*\); let"):
+        create(tenancy, "uk")
 
 
 @pytest.mark.parametrize("kind", ["sqlite"])

@@ -16,6 +16,7 @@ from sqlalchemy import text
 
 from ..backends import SQLite
 from ..backends.places import places_of
+from ..errors import ConfigurationError
 from .access import Access, Place
 
 __all__ = ["holding"]
@@ -34,6 +35,9 @@ def holding(
 
     *wait_seconds* is how long another holder is waited for. PostgreSQL keeps these locks per
     database: *inside* takes it in the place's own, which must exist, else in the server's.
+
+    Raises:
+        ConfigurationError: The folder of an SQLite file takes no lock file.
     """
     name = lock_name(place, verb)
     if isinstance(place.backend, SQLite):
@@ -61,13 +65,18 @@ def holding(
 
 @contextlib.contextmanager
 def _file_lock(path: Path, wait_seconds: float) -> Iterator[bool]:
-    path.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(path, timeout=wait_seconds, poll_interval=0.02)
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         lock.acquire()
     except Timeout:
         yield False
         return
+    except OSError as error:
+        raise ConfigurationError(
+            f"no lock file can be kept in {path.parent} ({error.strerror}); let the server's URL "
+            "name a folder that this account may write to"
+        ) from error
     try:
         yield True
     finally:
