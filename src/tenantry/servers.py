@@ -99,8 +99,11 @@ class Server:
     *create_missing* lets SQLite make a tenant's file when it is first opened, as plain
     SQLAlchemy does; without it a missing file is an error.
     *shared_schema* is the schema that every tenant's path may see (PostgreSQL; ``None``: none).
-    *switch* is how connections are pointed at a schema. *pooler* says that a transaction
-    pooler (PgBouncer) stands before the server; ``None``: find out at the first connection.
+    *switch* is how connections are pointed at a schema. *pooler* says whether a transaction
+    pooler (PgBouncer) stands before a PostgreSQL. ``True`` is believed; ``None``: find out at
+    the first connection. ``False`` spares tenants with ``database`` isolation that question, and
+    for them it is believed; connections for ``schema`` and ``rows`` are verified all the same,
+    and a pooler that they find is taken into account on the whole server from then on.
     *citus* says that it is the coordinator of a Citus (a PostgreSQL).
     *role_password* gives the password of a tenant's login role; ``None``: the server's own.
     *admin* is the login that may create and drop databases; ``None``: the same login does.
