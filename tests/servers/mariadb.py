@@ -82,12 +82,11 @@ def running() -> Iterator[ServerAddress]:
 
 
 def _installation() -> Installation:
-    if MACHINE.find(*SERVER) and MACHINE.find(*PREPARE):
+    if MACHINE.has([SERVER, PREPARE]):
         return MACHINE
     # The script that prepares the data directory needs a program of the client's package.
-    return fetch(
-        "MariaDB", ["mariadb-server-core", "mariadb-client-core"], ["mariadb-server"], SERVER
-    )
+    packages = ["mariadb-server-core", "mariadb-client-core"]
+    return fetch("MariaDB", packages, ["mariadb-server"], [SERVER, PREPARE])
 
 
 @contextlib.contextmanager

@@ -83,4 +83,4 @@ admin_users = {behind.user}
 def _installation() -> Installation:
     if MACHINE.find(*SERVER):
         return MACHINE
-    return fetch("PgBouncer", ["pgbouncer"], ["pgbouncer"], SERVER)
+    return fetch("PgBouncer", ["pgbouncer"], ["pgbouncer"], [SERVER])

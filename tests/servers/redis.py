@@ -78,7 +78,8 @@ def running() -> Iterator[ServerAddress]:
 def _installation() -> Installation:
     if MACHINE.find(*SERVER):
         return MACHINE
-    return fetch("Redis", ["redis-server"], ["redis"], SERVER)
+    # Debian's redis-server is a link to a program of redis-tools.
+    return fetch("Redis", ["redis-server", "redis-tools"], ["redis"], [SERVER])
 
 
 @contextlib.contextmanager

@@ -45,10 +45,19 @@ class Installation:
         return None
 
     def program(self, *names: str) -> Path:
-        """As :meth:`find`; the installation is known to have it."""
+        """As :meth:`find`.
+
+        Raises:
+            MissingDependencyError: It has none of them.
+        """
         found = self.find(*names)
-        assert found is not None, f"{names} not below {self.root}"
+        if found is None:
+            raise MissingDependencyError(f"there is no {' or '.join(names)} below {self.root}")
         return found
+
+    def has(self, programs: Sequence[Sequence[str]]) -> bool:
+        """Whether it has each of *programs*, under one of its names."""
+        return all(self.find(*names) for names in programs)
 
     @property
     def environment(self) -> dict[str, str]:
@@ -104,9 +113,11 @@ def version_of(
 
 
 def fetch(
-    name: str, debian: Sequence[str], others: Sequence[str], programs: Sequence[str]
+    name: str, debian: Sequence[str], others: Sequence[str], programs: Sequence[Sequence[str]]
 ) -> Installation:
     """Have the system's package manager bring a server that is not on this machine.
+
+    Each of *programs*, under one of its names, is what the packages have to bring.
 
     On Debian and Ubuntu its packages are only downloaded and unpacked, into the build
     directory: that needs no rights, installs nothing and starts no service. Elsewhere the
@@ -129,8 +140,8 @@ def fetch(
             "or give its address in the environment (docs/contributing.md)"
         )
     _run([*install, *others])
-    if MACHINE.find(*programs) is None:
-        raise MissingDependencyError(f"{' '.join(install)} brought no {' or '.join(programs)}")
+    for names in programs:
+        MACHINE.program(*names)
     return MACHINE
 
 
@@ -164,11 +175,11 @@ def running_container(command: Sequence[str | Path], ready: Callable[[], bool]) 
         yield
 
 
-def _unpack_debian(packages: Sequence[str], programs: Sequence[str]) -> Installation:
+def _unpack_debian(packages: Sequence[str], programs: Sequence[Sequence[str]]) -> Installation:
     system = platform.freedesktop_os_release()
     release = f"{system['ID']}{system.get('VERSION_ID', '')}-{platform.machine()}"
     wanted = FETCHED / release / "+".join(packages)
-    if wanted.is_dir():
+    if Installation(wanted).has(programs):
         return Installation(wanted)
     wanted.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=FETCHED) as scratch:
@@ -189,17 +200,29 @@ def _unpack_debian(packages: Sequence[str], programs: Sequence[str]) -> Installa
         _run([*apt, *bring, *packages])
         for package in sorted((work / "cache" / "archives").glob("*.deb")):
             _run(["dpkg-deb", "-x", str(package), str(work / "root")])
-        if Installation(work / "root").find(*programs) is None:
-            raise MissingDependencyError(
-                f"the packages {', '.join(packages)} brought no {' or '.join(programs)}"
-            )
+        for names in programs:
+            if Installation(work / "root").find(*names) is None:
+                raise MissingDependencyError(
+                    f"the packages {', '.join(packages)} brought no {' or '.join(names)}; where "
+                    "`dpkg -V` misses files of a package that they need, install that one anew"
+                )
         (work / "root").chmod(0o755)
-        try:
-            (work / "root").rename(wanted)
-        except OSError:  # another run was faster
-            if not wanted.is_dir():
-                raise
+        keep(work / "root", wanted, programs)
     return Installation(wanted)
+
+
+def keep(root: Path, wanted: Path, programs: Sequence[Sequence[str]]) -> None:
+    """Put what was unpacked in *root* at *wanted*, unless another run was faster.
+
+    What is there and has lost a program makes room.
+    """
+    try:
+        root.rename(wanted)
+    except OSError:
+        if Installation(wanted).has(programs):
+            return
+        wanted.rename(root.with_name("incomplete"))
+        root.rename(wanted)
 
 
 def _package_manager() -> list[str] | None:

@@ -78,10 +78,10 @@ def browser(tmp_path: Path) -> Iterator[webdriver.Chrome]:
 
 
 def _installation() -> Installation:
-    if MACHINE.find(*NAMES) and MACHINE.find(DRIVER):
+    if MACHINE.has([NAMES, [DRIVER]]):
         return MACHINE
     packages = ["chromium", "chromium-common", "chromium-driver"]
-    return fetch("Chromium", packages, ["chromium"], [DRIVER])
+    return fetch("Chromium", packages, ["chromium"], [NAMES, [DRIVER]])
 
 
 def log_in(browser: webdriver.Chrome, host: str, name: str) -> None:
