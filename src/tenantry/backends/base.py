@@ -216,6 +216,10 @@ class Backend:
         """Whether *error* says that a write met a read-only connection."""
         return False
 
+    def is_stale_plan(self, error: BaseException) -> bool:
+        """Whether *error* may say that a prepared statement no longer fits its tables."""
+        return False
+
     # What provisioning runs -------------------------------------------------------------------
 
     def create_database(self, database: str) -> Sequence[str]:

@@ -118,6 +118,9 @@ class PostgreSQL(Backend):
     def is_read_only_refusal(self, error: BaseException) -> bool:
         return sqlstate(error) == "25006"
 
+    def is_stale_plan(self, error: BaseException) -> bool:
+        return sqlstate(error) == "0A000"  # "cached plan must not change result type", and others
+
     def create_database(self, database: str) -> Sequence[str]:
         return (f"CREATE DATABASE {self.quote(database)}",)
 

@@ -36,10 +36,11 @@ class Target:
 
     *schema* is the tenant's own schema, whichever way it is reached.
 
-    *by_path* says that tenants differ by search path only, so that a statement prepared for
-    one must not be used for another. *rows* says that row-level security is what keeps them
-    apart, so that the login must be subject to it; *filter_rows* that the server does not, so
-    that every statement must carry the tenant's condition.
+    *by_path* says that the same text may mean another tenant's tables under another search
+    path, so that a statement prepared for one must not be used for another. *rows* says that
+    row-level security is what keeps them apart, so that the login must be subject to it;
+    *filter_rows* that the server does not, so that every statement must carry the tenant's
+    condition.
     """
 
     tenant: Tenant | None

@@ -59,8 +59,7 @@ def schema_target(
     path = backend.path(schema, server.shared_schema)
     if switch is Switch.CONNECT:
         return replace(common, settings={"search_path": path}, expect_schema=schema)
-    # With the map each tenant has SQL of its own, so statements may stay prepared; the path is
-    # armed as well, for the text that no map can reach.
+    # With the map the path is armed as well, for the text that no map can reach.
     mapped = switch is Switch.MAP
     return armed(
         common,
@@ -68,7 +67,7 @@ def schema_target(
         backend.arm(path=path, session=True),
         bucket=(server.name, placement.database, "map" if mapped else "armed"),
         translate=schema if mapped else None,
-        by_path=not mapped,
+        by_path=True,
     )
 
 

@@ -43,6 +43,7 @@ __all__ = [
     "clean",
     "end",
     "end_twophase",
+    "forget_prepared",
     "lend_bare",
     "point",
     "prepare_new",
@@ -374,6 +375,18 @@ def _book_by_tenant(base: type) -> Any:
 
     book: Any = type(f"{base.__name__}ByTenant", (base,), {"tenant": "", "key": key})
     return book
+
+
+def forget_prepared(record: BucketRecord) -> None:
+    """Have psycopg prepare anew after a table has changed.
+
+    By itself it does so after a rollback, but seldom after one to a savepoint and never without
+    a transaction, where the statement would fail for as long as the connection lives. SQLAlchemy
+    does the same for asyncpg.
+    """
+    book: Any = getattr(record.driver_connection, "_prepared", None)
+    if record.driver == "psycopg" and hasattr(book, "clear"):
+        book.clear()  # the server is told with the next statement that succeeds
 
 
 # Each return --------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy.engine import ExceptionContext
 
 from ..errors import TenantReadOnlyError, TenantryError
+from . import guard
 from .missing import missing_place
 from .pool import BucketRecord, RoutedPool
 
@@ -31,6 +32,8 @@ def translate(context: ExceptionContext) -> None:
         return
     target = record.target
     error = context.original_exception
+    if target.backend.is_stale_plan(error):
+        guard.forget_prepared(record)
     if target.read_only and target.backend.is_read_only_refusal(error):
         raise TenantReadOnlyError(
             f"tenant {target.owner!r} serves reads only for the moment; try the write later",
