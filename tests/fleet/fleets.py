@@ -18,7 +18,8 @@ from typing import Any
 from sqlalchemy import Connection, text
 
 from tenantry import Tenancy, Tenant
-from tenantry.fleet import Access, Place, Scripts, make_place
+from tenantry.directory import TableDirectory
+from tenantry.fleet import Access, Place, Scripts, Settings, make_place, migrate_tenants
 from tenantry.testing.address import ServerAddress
 
 ROOT = Path(__file__).parents[2]
@@ -69,6 +70,19 @@ class Fleet:
             for statement in statements:
                 connection.execute(text(statement))
             connection.commit()
+
+    @contextmanager
+    def with_table(self) -> Iterator[Tenancy]:
+        """The same servers, with a directory that is a table and knows nobody yet."""
+        servers = dict(self.tenancy.servers)
+        directory = TableDirectory(f"sqlite:///{self.folder / 'control.db'}", servers=servers)
+        directory.create_tables()
+        tenancy = Tenancy(directory, servers)
+        try:
+            yield tenancy
+        finally:
+            tenancy.close()
+            directory.close()
 
     def environment(self) -> dict[str, str]:
         path = [str(self.folder), *filter(None, [os.environ.get("PYTHONPATH")])]
@@ -179,6 +193,13 @@ def project(folder: Path, revisions: dict[str, str] | None = None) -> Path:
 def scripts_of(folder: Path, revisions: dict[str, str] | None = None) -> Scripts:
     """The scripts of such a project."""
     return Scripts(project(folder, revisions))
+
+
+def migrated(fleet: Fleet, folder: Path, revisions: dict[str, str], to: str) -> Scripts:
+    """The scripts of *revisions*, after every tenant has come to the one named *to*."""
+    scripts = scripts_of(folder, revisions)
+    migrate_tenants(fleet.tenancy, scripts, settings=Settings(to)).raise_if_failed()
+    return scripts
 
 
 def kill(process: subprocess.Popen[str]) -> None:

@@ -13,7 +13,7 @@ from tenantry.fleet.fingerprint import shapes_of
 from tenantry.fleet.migrate import offline_dialect
 from tenantry.fleet.plan import Plan
 from tests.fleet.conftest import MakeFleet
-from tests.fleet.fleets import scripts_of
+from tests.fleet.fleets import migrated, scripts_of
 
 
 def test_thirty_revisions_up_and_down_and_up(make_fleet: MakeFleet, tmp_path: Path) -> None:
@@ -35,14 +35,11 @@ def test_a_failing_revision_stops_within_its_budget_and_names_the_tenant(
     make_fleet: MakeFleet, tmp_path: Path
 ) -> None:
     fleet = make_fleet(8)
-    scripts = scripts_of(
-        tmp_path,
-        {
-            "a1": "op.create_table('things', sa.Column('id', sa.Integer, primary_key=True))",
-            "a2": "op.execute('INSERT INTO things VALUES (1)')",
-        },
-    )
-    migrate_tenants(fleet.tenancy, scripts, settings=Settings("a1")).raise_if_failed()
+    revisions = {
+        "a1": "op.create_table('things', sa.Column('id', sa.Integer, primary_key=True))",
+        "a2": "op.execute('INSERT INTO things VALUES (1)')",
+    }
+    scripts = migrated(fleet, tmp_path, revisions, to="a1")
     fleet.execute("t003", "INSERT INTO things VALUES (1)")
     report = migrate_tenants(fleet.tenancy, scripts, workers=1)
     assert not report.ok

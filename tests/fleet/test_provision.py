@@ -8,7 +8,9 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -42,7 +44,7 @@ from tenantry.fleet import (
 from tenantry.fleet.fingerprint import shape_of
 from tenantry.fleet.locks import holding
 from tests.fleet.conftest import MakeFleet
-from tests.fleet.fleets import PASSWORD, ROOT, Fleet, project, scripts_of
+from tests.fleet.fleets import PASSWORD, ROOT, Fleet, scripts_of
 from tests.threads import in_threads
 
 SMALL = {
@@ -57,35 +59,40 @@ SMALL = {
 ACME, FULL, BARE = (f"{name}{os.getpid():x}" for name in ("acme", "full", "bare"))
 
 
-def with_table(fleet: Fleet) -> Tenancy:
-    """The same servers, with a directory that is a table."""
-    servers = dict(fleet.tenancy.servers)
-    directory = TableDirectory(f"sqlite:///{fleet.folder / 'control.db'}", servers=servers)
-    directory.create_tables()
-    return Tenancy(directory, servers)
+@dataclass
+class Ground:
+    """Where tenants are made: servers without any, a directory that is a table, and scripts."""
+
+    fleet: Fleet
+    tenancy: Tenancy
+    scripts: Scripts
+
+    @property
+    def isolation(self) -> str:
+        return "schema" if self.fleet.kind == "postgresql-schema" else "database"
+
+    def make(self, tenant_id: str, tenancy: Tenancy | None = None) -> Outcome:
+        with Access(self.tenancy.servers) as access:
+            return create(
+                tenancy or self.tenancy,
+                tenant_id,
+                isolation=self.isolation,
+                fill=[Blueprints(access, self.scripts).filling],
+                access=access,
+            )
 
 
-def isolation(fleet: Fleet) -> str:
-    return "schema" if fleet.kind == "postgresql-schema" else "database"
-
-
-def make(tenancy: Tenancy, fleet: Fleet, tenant_id: str, scripts: Scripts) -> Outcome:
-    with Access(tenancy.servers) as access:
-        return create(
-            tenancy,
-            tenant_id,
-            isolation=isolation(fleet),
-            fill=[Blueprints(access, scripts).filling],
-            access=access,
-        )
-
-
-def test_create_use_suspend_resume_delete(make_fleet: MakeFleet, tmp_path: Path) -> None:
+@pytest.fixture
+def ground(make_fleet: MakeFleet, tmp_path: Path) -> Iterator[Ground]:
     fleet = make_fleet(0)
-    tenancy = with_table(fleet)
-    scripts = scripts_of(tmp_path, SMALL)
-    assert make(tenancy, fleet, ACME, scripts).status == "done"
-    assert make(tenancy, fleet, ACME, scripts).status == "unchanged"
+    with fleet.with_table() as tenancy:
+        yield Ground(fleet, tenancy, scripts_of(tmp_path, SMALL))
+
+
+def test_create_use_suspend_resume_delete(ground: Ground) -> None:
+    tenancy = ground.tenancy
+    assert ground.make(ACME).status == "done"
+    assert ground.make(ACME).status == "unchanged"
 
     def count(_tenant: Tenant) -> int:
         with tenancy.session() as session:
@@ -106,26 +113,26 @@ def test_create_use_suspend_resume_delete(make_fleet: MakeFleet, tmp_path: Path)
         assert not place_exists(access, access.place(first))
     with pytest.raises(UnknownTenantError):
         tenancy.get(ACME)
-    make(tenancy, fleet, ACME, scripts)
+    ground.make(ACME)
     again = tenancy.get(ACME)
     assert again.key != first.key
     assert again.generation > first.generation
     delete(tenancy, ACME)
 
 
-def test_a_place_of_somebody_else_is_never_taken(make_fleet: MakeFleet, tmp_path: Path) -> None:
+def test_a_place_of_somebody_else_is_never_taken(make_fleet: MakeFleet) -> None:
     fleet = make_fleet(1)
-    tenancy = with_table(fleet)
     placement = fleet.tenant("t000").placement
-    with pytest.raises(ProvisionError, match="exists already"):
-        create(
-            tenancy,
-            "other",
-            isolation=placement.isolation,
-            database=placement.database,
-            schema=placement.schema,
-        )
-    assert list(tenancy.tenants()) == []
+    with fleet.with_table() as tenancy:
+        with pytest.raises(ProvisionError, match="exists already"):
+            create(
+                tenancy,
+                "other",
+                isolation=placement.isolation,
+                database=placement.database,
+                schema=placement.schema,
+            )
+        assert list(tenancy.tenants()) == []
 
 
 CRASH = """
@@ -159,16 +166,11 @@ STEPS = ("record", "place", "filling", "open")
         pytest.param(10, id="promised", marks=[pytest.mark.long, pytest.mark.timeout(3600)]),
     ],
 )
-def test_a_crash_at_every_step_of_create_leaves_nothing_behind(
-    make_fleet: MakeFleet, tmp_path: Path, rounds: int
-) -> None:
-    fleet = make_fleet(0)
-    tenancy = with_table(fleet)
-    ini = project(tmp_path, SMALL)
-    scripts = Scripts(ini)
-    server = fleet.tenancy.servers["main"]
+def test_a_crash_at_every_step_of_create_leaves_nothing_behind(ground: Ground, rounds: int) -> None:
+    tenancy, ini = ground.tenancy, ground.scripts.path
+    server = tenancy.servers["main"]
     url = server.url.render_as_string(hide_password=False)
-    arguments = [ACME, str(fleet.folder), url, isolation(fleet), str(ini)]
+    arguments = [ACME, str(ground.fleet.folder), url, ground.isolation, str(ini)]
     for _ in range(rounds):
         for number, step in enumerate(STEPS, 1):
             done = subprocess.run(
@@ -199,21 +201,19 @@ def test_a_crash_at_every_step_of_create_leaves_nothing_behind(
     subprocess.run(
         [sys.executable, "-c", CRASH % PASSWORD, *arguments, "2"], cwd=ROOT, check=False, timeout=60
     )
-    assert make(tenancy, fleet, ACME, scripts).status == "done"
+    assert ground.make(ACME).status == "done"
     assert tenancy.get(ACME).state is State.READY
     delete(tenancy, ACME)
 
 
-def test_two_that_create_the_same_tenant(make_fleet: MakeFleet, tmp_path: Path) -> None:
+def test_two_that_create_the_same_tenant(ground: Ground) -> None:
     """One does, the other finds it done or is told to wait; never two places."""
-    fleet = make_fleet(0)
-    tenancy = with_table(fleet)
-    scripts = scripts_of(tmp_path, SMALL)
+    tenancy = ground.tenancy
     results: list[object] = []
 
     def work() -> None:
         try:
-            results.append(make(tenancy, fleet, ACME, scripts).status)
+            results.append(ground.make(ACME).status)
         except (ProvisionError, DuplicatePlacementError) as error:
             results.append(error)
 
@@ -227,13 +227,9 @@ def test_two_that_create_the_same_tenant(make_fleet: MakeFleet, tmp_path: Path) 
     delete(tenancy, ACME)
 
 
-def test_a_creation_that_was_decided_before_another_was_recorded(
-    make_fleet: MakeFleet, tmp_path: Path
-) -> None:
+def test_a_creation_that_was_decided_before_another_was_recorded(ground: Ground) -> None:
     """Its place would be the next generation's; the lock it needs is that of the recorded one."""
-    fleet = make_fleet(0)
-    tenancy = with_table(fleet)
-    scripts = scripts_of(tmp_path, SMALL)
+    tenancy = ground.tenancy
     asked, recorded, tried = threading.Event(), threading.Event(), threading.Event()
 
     class Late(TableDirectory):
@@ -246,13 +242,14 @@ def test_a_creation_that_was_decided_before_another_was_recorded(
         recorded.set()
         assert tried.wait(30)
 
-    servers = dict(fleet.tenancy.servers)
-    late = Tenancy(Late(f"sqlite:///{fleet.folder / 'control.db'}", servers=servers), servers)
+    servers = dict(tenancy.servers)
+    control = f"sqlite:///{ground.fleet.folder / 'control.db'}"
+    late = Tenancy(Late(control, servers=servers), servers)
     with ThreadPoolExecutor(2) as executor, Access(servers) as access:
-        second = executor.submit(make, late, fleet, ACME, scripts)
+        second = executor.submit(ground.make, ACME, late)
         assert asked.wait(30)
         first = executor.submit(
-            create, tenancy, ACME, isolation=isolation(fleet), fill=[waits], access=access
+            create, tenancy, ACME, isolation=ground.isolation, fill=[waits], access=access
         )
         with pytest.raises(ProvisionError, match="being created or deleted by another"):
             second.result()
@@ -262,15 +259,13 @@ def test_a_creation_that_was_decided_before_another_was_recorded(
     delete(tenancy, ACME)
 
 
-def test_a_deletion_that_comes_too_late(make_fleet: MakeFleet, tmp_path: Path) -> None:
+def test_a_deletion_that_comes_too_late(ground: Ground) -> None:
     """The tenant it knew is gone and another has its id and its place, or it is whole by now."""
-    fleet = make_fleet(0)
-    tenancy = with_table(fleet)
-    scripts = scripts_of(tmp_path, SMALL)
-    kind, name = isolation(fleet), f"{ACME}_same"
+    tenancy = ground.tenancy
+    kind, name = ground.isolation, f"{ACME}_same"
     database, schema = (None, name) if kind == "schema" else (name, None)
     with Access(tenancy.servers) as access:
-        fill = [Blueprints(access, scripts).filling]
+        fill = [Blueprints(access, ground.scripts).filling]
 
         def again() -> Tenant:
             create(
@@ -331,14 +326,12 @@ def test_a_file_lock_has_one_holder(make_fleet: MakeFleet) -> None:
     assert set(crowds) == {1}
 
 
-def test_the_warm_pool_gives_each_spare_once(make_fleet: MakeFleet, tmp_path: Path) -> None:
-    fleet = make_fleet(0)
-    tenancy = with_table(fleet)
-    scripts = scripts_of(tmp_path, SMALL)
+def test_the_warm_pool_gives_each_spare_once(ground: Ground) -> None:
+    tenancy = ground.tenancy
     got: list[Tenant | None] = []
     with Access(tenancy.servers, keep=4) as access:
-        blueprints = Blueprints(access, scripts)
-        kind = isolation(fleet)
+        blueprints = Blueprints(access, ground.scripts)
+        kind = ground.isolation
         made = fill_spares(tenancy, blueprints, server="main", isolation=kind, count=2)
         assert [each.status for each in made] == ["done", "done"], made
         assert fill_spares(tenancy, blueprints, server="main", isolation=kind, count=2) == []
@@ -363,18 +356,16 @@ def test_the_warm_pool_gives_each_spare_once(make_fleet: MakeFleet, tmp_path: Pa
             delete(tenancy, tenant.id, access=access)
 
 
-def test_a_clone_has_the_same_tables_and_rows(make_fleet: MakeFleet, tmp_path: Path) -> None:
-    fleet = make_fleet(0)
-    tenancy = with_table(fleet)
-    scripts = scripts_of(tmp_path, SMALL)
-    make(tenancy, fleet, ACME, scripts)
+def test_a_clone_has_the_same_tables_and_rows(ground: Ground) -> None:
+    tenancy = ground.tenancy
+    ground.make(ACME)
     with Access(tenancy.servers) as access:
         source = access.place(tenancy.get(ACME))
         for name, rows in ((FULL, True), (BARE, False)):
             create(
                 tenancy,
                 name,
-                isolation=isolation(fleet),
+                isolation=ground.isolation,
                 fill=[copying(source, rows=rows, keep=("alembic_version",))],
                 access=access,
             )

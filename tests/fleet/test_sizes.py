@@ -7,8 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from tenantry import Tenancy
-from tenantry.directory import TableDirectory
 from tenantry.fleet import (
     Access,
     Blueprints,
@@ -22,7 +20,7 @@ from tenantry.fleet import (
 )
 from tenantry.fleet import migration_status as status
 from tests.fleet.conftest import MakeFleet
-from tests.fleet.fleets import Fleet, project
+from tests.fleet.fleets import project
 
 PROMISED = {
     "sqlite": 1000,
@@ -41,14 +39,6 @@ def upgrade():
 def downgrade():
     pass
 """
-
-
-def with_table(fleet: Fleet) -> Tenancy:
-    """The fleet's servers, with a directory that is a table and knows nobody yet."""
-    servers = dict(fleet.tenancy.servers)
-    directory = TableDirectory(f"sqlite:///{fleet.folder / 'control.db'}", servers=servers)
-    directory.create_tables()
-    return Tenancy(directory, servers)
 
 
 @pytest.mark.parametrize(
@@ -71,8 +61,7 @@ def test_a_whole_life(make_fleet: MakeFleet, tmp_path: Path, kind: str, share: i
         took[what] = round(now - began, 2)
         began = now
 
-    tenancy = with_table(fleet)
-    with Access(tenancy.servers, keep=8) as access:
+    with fleet.with_table() as tenancy, Access(tenancy.servers, keep=8) as access:
         for each in fleet.ids:
             wanted = fleet.tenant(each).placement
             outcome = create(

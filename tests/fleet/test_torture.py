@@ -27,7 +27,7 @@ from tenantry.fleet.locks import holding
 from tenantry.fleet.rollout import _Work, bring
 from tenantry.fleet.status import Standing
 from tests.fleet.conftest import MakeFleet
-from tests.fleet.fleets import KINDS, Fleet, kill, project, scripts_of
+from tests.fleet.fleets import KINDS, Fleet, kill, migrated, project, scripts_of
 
 #: The promise; fewer where time is short.
 KILLS = int(os.environ.get("TENANTRY_TEST_KILLS", "100"))
@@ -253,14 +253,11 @@ def test_tables_in_use_hold_up_nobody(
     fleet = make_fleet(count)
     if fleet.kind == "mariadb":
         timeout = max(1.0, timeout)  # whole seconds there
-    scripts = scripts_of(
-        tmp_path,
-        {
-            "e1": "op.create_table('notes', sa.Column('id', sa.Integer, primary_key=True))",
-            "e2": "op.add_column('notes', sa.Column('body', sa.String(20)))",
-        },
-    )
-    migrate_tenants(fleet.tenancy, scripts, settings=Settings("e1")).raise_if_failed()
+    revisions = {
+        "e1": "op.create_table('notes', sa.Column('id', sa.Integer, primary_key=True))",
+        "e2": "op.add_column('notes', sa.Column('body', sa.String(20)))",
+    }
+    scripts = migrated(fleet, tmp_path, revisions, to="e1")
     locked = fleet.ids[1 : 1 + in_use]
     # A reader of SQLite stops no writer in WAL mode; a writer does, in any mode.
     statement = (
@@ -338,14 +335,11 @@ def test_a_revision_in_progress_is_not_an_interrupted_one(
 ) -> None:
     """Who comes while another migrator works, and has read where the tenant stood before."""
     fleet = make_fleet(1)
-    scripts = scripts_of(
-        tmp_path,
-        {
-            "h1": "op.create_table('log', sa.Column('n', sa.Integer))",
-            "h2": "op.execute('INSERT INTO log VALUES (2)')",
-        },
-    )
-    migrate_tenants(fleet.tenancy, scripts, settings=Settings("h1")).raise_if_failed()
+    revisions = {
+        "h1": "op.create_table('log', sa.Column('n', sa.Integer))",
+        "h2": "op.execute('INSERT INTO log VALUES (2)')",
+    }
+    scripts = migrated(fleet, tmp_path, revisions, to="h1")
     fleet.execute(
         "t000",
         f"CREATE TABLE {STEPS_TABLE} (revision VARCHAR(255), position INTEGER)",
@@ -368,15 +362,12 @@ def test_an_index_built_outside_a_transaction_is_mended_after_a_crash(
     make_fleet: MakeFleet, tmp_path: Path
 ) -> None:
     fleet = make_fleet(1)
-    scripts = scripts_of(
-        tmp_path,
-        {
-            "f1": "op.create_table('big', sa.Column('n', sa.Integer))",
-            "f2": "with op.get_context().autocommit_block():\n"
-            "    op.create_index('big_n', 'big', ['n'], unique=True, postgresql_concurrently=True)",
-        },
-    )
-    migrate_tenants(fleet.tenancy, scripts, settings=Settings("f1")).raise_if_failed()
+    revisions = {
+        "f1": "op.create_table('big', sa.Column('n', sa.Integer))",
+        "f2": "with op.get_context().autocommit_block():\n"
+        "    op.create_index('big_n', 'big', ['n'], unique=True, postgresql_concurrently=True)",
+    }
+    scripts = migrated(fleet, tmp_path, revisions, to="f1")
     fleet.execute("t000", "INSERT INTO big VALUES (1), (1)")
     report = migrate_tenants(fleet.tenancy, scripts)
     assert not report.ok
