@@ -35,9 +35,9 @@ class Switch(str, Enum):
     """How a connection is pointed at a tenant's schema (PostgreSQL; elsewhere there is one way).
 
     ``path``: the search path, set for each transaction in its BEGIN message. ``map``:
-    SQLAlchemy's schema translate map, no path at all. ``role``: a login role of the tenant's
-    own, whose path is set on the server; safe for SQL that the tenant's users write.
-    ``connect``: own connections, their path set at connect.
+    SQLAlchemy's schema translate map, and the path for text, which no map reaches. ``role``: a
+    login role of the tenant's own, whose path is set on the server; safe for SQL that the
+    tenant's users write. ``connect``: own connections, their path set at connect.
     """
 
     PATH = "path"
