@@ -70,6 +70,37 @@ class ControlDatabase:
         """
         return self._run(self._reader.connect, body)
 
+    @property
+    def commits_alone(self) -> bool:
+        """Whether a statement can be a transaction of its own, so that it is one round trip.
+
+        Not where an engine that was given does something at BEGIN, such as SET LOCAL.
+        """
+        return self._reader is not self.engine and not self.engine.dispatch.begin
+
+    def at_once(self, body: Callable[[Connection], T]) -> T | None:
+        """What *body* did by one statement that commits itself, if :attr:`commits_alone`.
+
+        ``None``: perhaps not done, for a reason that :meth:`write` would give. A connection may be
+        lost before the answer comes, so *body* must be harmless when it comes again.
+
+        Raises:
+            DirectoryUnavailableError: There is no connection to be had.
+        """
+        connected = False
+
+        def once(connection: Connection) -> T:
+            nonlocal connected
+            connected = True
+            return body(connection)
+
+        try:
+            return self.read(once)
+        except DirectoryUnavailableError:
+            if not connected:
+                raise
+        return None
+
     def write(self, body: Callable[[Connection], T]) -> T:
         """Run *body* in one transaction; an error undoes all of it.
 

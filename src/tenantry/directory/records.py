@@ -10,15 +10,11 @@ from typing import Any
 
 from sqlalchemy import (
     Table,
-    and_,
-    bindparam,
     delete,
     func,
     insert,
-    literal_column,
     or_,
     select,
-    union_all,
     update,
 )
 from sqlalchemy.engine import Connection
@@ -26,6 +22,7 @@ from sqlalchemy.engine import Connection
 from ..errors import ConfigurationError, DirectoryUnavailableError, DuplicatePlacementError
 from ..tenant import Isolation, Placement, State, Tenant
 from .base import check_identifiers, crowded
+from .owners import NEW, Owners
 from .spellings import Spellings
 from .tables import Tables
 
@@ -37,7 +34,7 @@ class Records:
 
     def __init__(self, tables: Tables) -> None:
         self._tables = tables
-        self._owners: dict[bool, Any] = {}
+        self._owners = Owners(tables)
 
     def creations(self) -> list[Callable[[Connection], None]]:
         """What makes the missing tables, each to be done in a transaction of its own."""
@@ -102,19 +99,8 @@ class Records:
         query: a sign-up waits for it. Returns the first generation that no tenant of this id
         has had.
         """
-        found = connection.execute(
-            self._owners_query(tenant.placement.isolation is Isolation.ROWS),
-            {
-                "id": tenant.id,
-                "key": tenant.key,
-                "names": [tenant.id, *check_identifiers(tenant)],
-                "places": [digest(*each) for each in said.places],
-                "databases": said.databases,
-                "servers": said.servers,
-                "own": said.own,
-                "crowd": said.crowd,
-            },
-        )
+        query = self._owners.query(tenant.placement.isolation is Isolation.ROWS)
+        found = connection.execute(query, _wanted(tenant, said))
         owners: dict[str, list[str]] = {}
         generation = 1
         for what, owner, number in found:
@@ -143,12 +129,7 @@ class Records:
     def insert(self, connection: Connection, tenant: Tenant, place: str) -> Tenant:
         """Record a new tenant, and return it as it will be read."""
         tenants = self._tables.tenants
-        values = {
-            "id": tenant.id,
-            "key": tenant.key,
-            "created_at": _now(),
-            **_values(tenant, place),
-        }
+        values = _first_values(tenant, place)
         statement = insert(tenants)
         on_postgresql = connection.dialect.name == "postgresql"
         if not getattr(connection.dialect, "insert_returning", on_postgresql):
@@ -157,6 +138,24 @@ class Records:
             return self._again(connection, tenant)
         row = connection.execute(statement.returning(*tenants.c), values).mappings().one()
         return _tenant(row, list(enumerate(self._add_identifiers(connection, tenant))))
+
+    def insert_if_free(
+        self, connection: Connection, tenant: Tenant, said: Spellings, place: str
+    ) -> Tenant | None:
+        """Count the version up, check and record a new tenant, by one statement of PostgreSQL.
+
+        ``None``, and nothing is done: what it wants may not be free, or somebody else wrote while
+        the statement waited for the version's row. Needs no transaction and no lock before it.
+        """
+        identifiers = list(check_identifiers(tenant))
+        values = {NEW + name: each for name, each in _first_values(tenant, place).items()}
+        named = {"identifiers": identifiers} if identifiers else {}
+        rows = connection.execute(
+            self._owners.addition(tenant.placement.isolation is Isolation.ROWS, bool(named)),
+            {**_wanted(tenant, said), **values, **named},
+        )
+        row = rows.mappings().first()
+        return None if row is None else _tenant(row, list(enumerate(identifiers)))
 
     def update(self, connection: Connection, tenant: Tenant, place: str) -> Tenant:
         """Record a change, and return the tenant as it will be read."""
@@ -178,55 +177,6 @@ class Records:
                 key=tenant.key, id=tenant.id, generation=tenant.generation, removed_at=_now()
             )
         )
-
-    def _owners_query(self, rows: bool) -> Any:
-        """Who has what a tenant wants: rows of (what, the owner's id, a generation or 0)."""
-        query = self._owners.get(rows)
-        if query is None:
-            tenants, identifiers = self._tables.tenants, self._tables.identifiers
-            buried = self._tables.tombstones
-            place = tenants.c.sole_place if rows else tenants.c.place
-            names: Any = bindparam("names", expanding=True)
-            tenant_id: Any = bindparam("id")
-            key: Any = bindparam("key")
-            none: Any = literal_column("0")
-            least: Any = func.min(tenants.c.id)  # one will do, there may be thousands
-            here: Any = or_(
-                and_(
-                    tenants.c.server.in_(bindparam("servers", expanding=True)),
-                    tenants.c.database.in_(bindparam("databases", expanding=True)),
-                ),
-                and_(
-                    tenants.c.server.in_(bindparam("own", expanding=True)),
-                    tenants.c.database.is_(None),
-                ),
-            )
-            crowd: Any = tenants.c.isolation.in_(bindparam("crowd", expanding=True))
-
-            def part(what: str, owner: Any, number: Any, where: Any) -> Any:
-                return select(literal_column(f"'{what}'"), owner, number).where(where)
-
-            query = self._owners[rows] = union_all(
-                part("name", tenants.c.id, tenants.c.generation, tenants.c.id.in_(names)),
-                part(
-                    "identifier",
-                    identifiers.c.tenant_id,
-                    none,
-                    identifiers.c.identifier.in_(names),
-                ),
-                part("left", identifiers.c.tenant_id, none, identifiers.c.tenant_id == tenant_id),
-                part(
-                    "place",
-                    tenants.c.id,
-                    none,
-                    place.in_(bindparam("places", expanding=True)),
-                ),
-                part("crowd", least, none, and_(here, crowd, tenants.c.id != tenant_id)),
-                part("key", tenants.c.id, none, tenants.c.key == key),
-                part("key", buried.c.id, none, buried.c.key == key),
-                part("buried", buried.c.id, buried.c.generation, buried.c.id == tenant_id),
-            )
-        return query
 
     def _add_identifiers(self, connection: Connection, tenant: Tenant) -> Sequence[str]:
         identifiers = check_identifiers(tenant)
@@ -276,6 +226,29 @@ def _no_version() -> DirectoryUnavailableError:
 
 def _now() -> datetime:
     return datetime.now(timezone.utc).replace(tzinfo=None)
+
+
+def _wanted(tenant: Tenant, said: Spellings) -> dict[str, Any]:
+    """What the owners' query asks for."""
+    return {
+        "who": tenant.id,
+        "whose_key": tenant.key,
+        "names": [tenant.id, *check_identifiers(tenant)],
+        "places": [digest(*each) for each in said.places],
+        "databases": said.databases,
+        "servers": said.servers,
+        "own": said.own,
+        "crowd": said.crowd,
+    }
+
+
+def _first_values(tenant: Tenant, place: str) -> dict[str, Any]:
+    return {
+        "id": tenant.id,
+        "key": tenant.key,
+        "created_at": _now(),
+        **_values(tenant, place),
+    }
 
 
 def _values(tenant: Tenant, place: str) -> dict[str, Any]:

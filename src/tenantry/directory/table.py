@@ -9,7 +9,7 @@ from typing import TypeVar
 
 from sqlalchemy.engine import Connection
 
-from ..errors import DirectoryUnavailableError, bare_errors
+from ..errors import DirectoryUnavailableError, DuplicatePlacementError, bare_errors
 from ..naming import check_tenant_id, is_identifier, is_tenant_id
 from ..servers import Server
 from ..tenant import Tenant
@@ -32,6 +32,9 @@ class TableDirectory:
     an engine with a synchronous driver. The tables are *table_name* and, named after it, one for
     identifiers, one for the keys of removed tenants and one with a number that every change
     counts up, in *schema* (``None``: the connection's own). Call :meth:`create_tables` once.
+
+    On PostgreSQL a new tenant is one statement; an engine that was given and listens to ``begin``
+    is left its transaction.
 
     Give it *servers*, and it also refuses places that two servers' names make look different.
     Each question is a query: put a :class:`CachedDirectory` in front. Use it from any thread.
@@ -111,15 +114,31 @@ class TableDirectory:
     def add(self, tenant: Tenant) -> Tenant:
         """Record a new tenant; see :class:`WritableDirectory`."""
         said = spellings(tenant, self._servers)
-        key = tenant.key if tenant.key != tenant.id else str(uuid.uuid4())
+        place = digest(*said.places[0])
+        given = tenant.key != tenant.id
+        new = tenant if given else replace(tenant, key=str(uuid.uuid4()))
 
         def add(link: Connection) -> Tenant:
-            new = replace(tenant, key=key)
             generation = self._records.check_free(link, new, said, new=True)
-            new = replace(new, generation=max(tenant.generation, generation))
-            return self._records.insert(link, new, digest(*said.places[0]))
+            first = replace(new, generation=max(new.generation, generation))
+            return self._records.insert(link, first, place)
 
-        return self._write(tenant, add)
+        if given or not self._control.commits_alone:
+            return self._write(new, add)
+        added = self._control.at_once(
+            lambda link: self._records.insert_if_free(link, new, said, place)
+        )
+        if added is not None:
+            return added
+        try:
+            return self._write(new, add)
+        except DuplicatePlacementError:
+            # Taken by us? The answer to our statement may have been lost with its connection.
+            # Nobody else has this key.
+            added = self._control.read(lambda link: self._records.get(link, new.id))
+            if added is None or added.key != new.key:
+                raise
+        return added
 
     def replace(self, tenant: Tenant, *, expected: Tenant) -> Tenant:
         """Record a change; see :class:`WritableDirectory`."""
