@@ -11,7 +11,7 @@ import pytest
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from tenantry import Placement, Server, State, Tenancy, Tenant, errors
+from tenantry import Isolation, Placement, Server, State, Tenancy, Tenant, errors
 from tenantry.directory import MappingDirectory
 from tests.places import Door, Kind, Note, Place, made
 
@@ -210,3 +210,40 @@ def test_no_error_of_ours_is_an_error_of_the_database() -> None:
     for kind in kinds:
         kinds += kind.__subclasses__()
         assert not issubclass(kind, (SQLAlchemyError, OSError))
+
+
+DATABASE, SCHEMA = Isolation.DATABASE, Isolation.SCHEMA
+ALONE = {
+    "postgresql+psycopg://127.0.0.1:1/app": [
+        (Placement("one", DATABASE, "uk"), Placement("two", database="uk")),
+        (Placement("one", DATABASE, "uk"), Placement("two", SCHEMA, "uk", "common")),
+        (Placement("one", DATABASE), Placement("two", SCHEMA, None, "common")),
+        (Placement("one", SCHEMA, None, "uk"), Placement("two", SCHEMA, "app", "uk")),
+    ],
+    "mysql+pymysql://127.0.0.1:1/app": [
+        (Placement("one", DATABASE, "uk"), Placement("two", SCHEMA, None, "uk")),
+        (Placement("one", SCHEMA, None, "uk"), Placement("two", database="uk")),
+    ],
+    "sqlite:///{folder}": [
+        (Placement("one", DATABASE, "uk.db"), Placement("two", database="./uk.db")),
+    ],
+}
+
+
+@pytest.mark.parametrize(
+    ("url", "own", "shared"), [(url, *pair) for url, pairs in ALONE.items() for pair in pairs]
+)
+def test_the_shared_place_is_nobodys_own(
+    tmp_path: Path, url: str, own: Placement, shared: Placement
+) -> None:
+    """Under whatever name; nothing is connected to, for no server is there."""
+    server = url.format(folder=tmp_path)
+    servers = {name: Server.from_url(name, server) for name in ("one", "two")}
+    tenancy = Tenancy(MappingDirectory([Tenant("uk", own)]), servers, shared=shared)
+    for _ in range(2):
+        with (
+            tenancy.use("uk"),
+            pytest.raises(errors.ConfigurationError, match="who has that alone; give the"),
+        ):
+            tenancy.engine.connect()
+    tenancy.close()

@@ -23,11 +23,11 @@ from sqlalchemy.util.concurrency import await_only
 
 from .. import context
 from ..backends import backend_of
-from ..directory.base import Directory, server_of
+from ..directory.base import Directory, database_of, place_of, server_of
 from ..errors import ConfigurationError, NoTenantError, TenantryError, UnknownTenantError
 from ..isolation import Target, target_for
 from ..servers import Server
-from ..tenant import Placement, State, Tenant
+from ..tenant import Isolation, Placement, State, Tenant
 from . import guard
 from .connect import open_connection
 from .dialect import routed_dialect_class
@@ -338,7 +338,8 @@ class Router:
         Raises:
             UnknownTenantError: The tenant is gone, or another has its id now.
             TenantSuspendedError: And its siblings: its state serves no requests.
-            ConfigurationError: Its server is not configured, or no shared place is.
+            ConfigurationError: Its server is not configured, or no shared place is, or that is
+                the tenant's own.
         """
         if tenant is None:
             return self._shared_target(is_async)
@@ -357,6 +358,7 @@ class Router:
 
     def _remember(self, tenant: Tenant, is_async: bool) -> Target:
         server = server_of(tenant, self.servers)
+        self._check_apart(tenant, server)
         driver = backend_of(server).driver(server, is_async=is_async)
         target = target_for(tenant, tenant.placement, server, driver, is_async)
         with self._lock:
@@ -369,6 +371,20 @@ class Router:
                 assert isinstance(pool, RoutedPool)
                 pool.retire(before.bucket)
         return target
+
+    def _check_apart(self, tenant: Tenant, server: Server) -> None:
+        """What a tenant has alone, a database or a schema, is not the shared place as well."""
+        isolation = tenant.placement.isolation
+        shared_on = self.servers.get(self.shared.server) if self.shared is not None else None
+        if self.shared is None or shared_on is None or isolation is Isolation.ROWS:
+            return
+        whole = database_of if isolation is Isolation.DATABASE else place_of
+        if whole(tenant.placement, server) == whole(self.shared, shared_on):
+            raise ConfigurationError(
+                f"the shared place is where tenant {tenant.id!r} lives ({tenant.placement}), who "
+                "has that alone; give the shared tables a place of their own",
+                tenant_id=tenant.id,
+            )
 
     def _shared_target(self, is_async: bool) -> Target:
         target = self._targets.get((None, is_async))
