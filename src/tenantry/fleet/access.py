@@ -25,6 +25,7 @@ from ..isolation import Target
 from ..routing.connect import open_connection
 from ..servers import Server
 from ..tenant import Placement, Tenant
+from .replay import watch
 
 __all__ = ["Access", "Place"]
 
@@ -272,6 +273,7 @@ def _engine(server: Server) -> Engine:
         # (SQLAlchemy manual, "Enabling Non-Legacy SQLite Transactional Modes").
         event.listen(engine, "connect", _sqlite_driver_begins_none)
         event.listen(engine, "begin", _sqlite_begin)
+    watch(engine)
     return engine
 
 

@@ -4,10 +4,8 @@ PostgreSQL and SQLite roll DDL back, so a step is one transaction there: lock, g
 version row. MySQL and MariaDB commit around every DDL statement, and some statements of
 PostgreSQL (``CREATE INDEX CONCURRENTLY``) run outside any transaction. For those a row in the
 place itself says which statement is the next; after a crash exactly that one is in doubt, and
-only for it "exists already" means that it was done.
+only for it "exists already" means that it was done. A live revision is replayed.
 """
-
-# ruff: noqa: S608 - names come from the scripts and the directory, quoted; no value is a request's
 
 from __future__ import annotations
 
@@ -21,19 +19,28 @@ from sqlalchemy import Connection
 
 from ..backends import SQLite
 from ..backends.base import sqlstate
-from ..backends.versions import (
-    STEPS_TABLE,
-    begin_message,
-    guard,
-    read_heads,
-    says_moved_on,
-)
+from ..backends.versions import begin_message, guard, read_heads, says_moved_on
 from ..errors import MigrationError
 from .access import Access, Place, missing
 from .locks import holding, lock_name
 from .plan import Plan, Step
+from .replay import Replay
 from .runner import describe
 from .status import heads_in
+from .steps import (
+    Position,
+    alone,
+    error_number,
+    interrupted_step,
+    label,
+    mark,
+    note,
+    position,
+    refusal,
+    refuse,
+    run,
+    unmark,
+)
 
 if TYPE_CHECKING:
     from .migrate import Scripts
@@ -42,14 +49,7 @@ __all__ = ["LockedError", "MovedOnError", "apply"]
 
 _LOCK_STATES = ("55P03", "40P01")  # lock_not_available, deadlock_detected
 _LOCK_NUMBERS = (1205, 1213)  # ER_LOCK_WAIT_TIMEOUT, ER_LOCK_DEADLOCK
-# What a statement says that was done before: PostgreSQL's states, MySQL's numbers.
-_DONE_STATES = ("42P07", "42701", "42710", "42P16", "42704", "42703", "42P01")
-_DONE_NUMBERS = (1007, 1050, 1051, 1060, 1061, 1091, 1826, 1146, 1054)
-_CONCURRENTLY = re.compile(
-    r"\s*CREATE\s+(?:UNIQUE\s+)?INDEX\s+CONCURRENTLY\s+(?:IF\s+NOT\s+EXISTS\s+)?"
-    r'("(?:[^"]|"")+"|\w+)',
-    re.IGNORECASE,
-)
+_BEGINNING = Position(-1, in_doubt=False)
 _DML = re.compile(r"\s*(INSERT|UPDATE|DELETE|REPLACE)\b", re.IGNORECASE)
 
 
@@ -209,26 +209,16 @@ def _apply_online(
         _set_lock_timeout(connection, place, lock_timeout)
         if heads_in(connection, place, scripts.version_table) != step.before:
             raise MovedOnError(tenant_id=place.name)
-        in_doubt = place.server.kind == "mysql"
-        if in_doubt and _position(connection, place, step) is not None:
-            raise MigrationError(
-                f"revision {step.revision} of tenant {place.name!r} needs a live connection and "
-                "was interrupted on a server that takes no DDL back; look what is done, then "
-                f"set the tenant's version row or undo it, and drop table {STEPS_TABLE}",
-                tenant_id=place.name,
-            )
-        if in_doubt:
-            _mark(connection, place, step, 0)
-        connection.commit()
+        replay = Replay(connection, place, step, sees_all=not scripts.goes_round(step))
         try:
-            scripts.run_online(connection, step)
+            with replay.running():
+                scripts.run_online(connection, step, ended=replay.end)
         except Exception as error:
             if connection.in_transaction():
                 connection.rollback()
+            if isinstance(error, MigrationError):
+                raise
             raise translated(error, place, step.revision) from error
-        if in_doubt:
-            _unmark(connection, place)
-            connection.commit()
 
 
 def _apply_stepwise(
@@ -244,120 +234,89 @@ def _apply_stepwise(
         _set_lock_timeout(connection, place, lock_timeout)
         if heads_in(connection, place, table) != steps[0].before:
             raise MovedOnError(tenant_id=place.name)
-        position = _position(connection, place, steps[0])
-        if position is None:
-            _mark(connection, place, steps[0], 0)
+        at = position(connection, place, steps[0])
+        if at is None:
+            mark(connection, place, steps[0])
+        at = at or _BEGINNING
         for index, step in enumerate(steps):
             following = steps[index + 1] if index + 1 < len(steps) else None
             try:
                 if place.server.kind == "postgresql":
-                    _segments(connection, place, step, position)
+                    _segments(connection, place, step, at)
                 else:
-                    _statements(connection, place, step, position, following)
+                    _statements(connection, place, step, at, following)
             except Exception as error:
                 raise translated(error, place, step.revision) from error
-            position = None
-        _unmark(connection, place)
+            at = _BEGINNING
+        unmark(connection, place)
 
 
-def _segments(connection: Connection, place: Place, step: Step, position: int | None) -> None:
+def _segments(connection: Connection, place: Place, step: Step, at: Position) -> None:
     """PostgreSQL: transactions whole, what runs outside of them one by one."""
-    number, first = 0, position or 0
+    number = 0
     for segment in step.segments or ():
         if segment.transactional:
-            if number >= first:
-                note = _note(place, number + 1)
-                message = "".join(f"{each};\n" for each in (*segment.statements, note))
+            if number >= at.number:
+                done = note(place, number + 1)
+                message = "".join(f"{each};\n" for each in (*segment.statements, done))
                 send(connection, f"BEGIN;\n{message}COMMIT")
             number += 1
             continue
         for statement in segment.statements:
-            if number >= first:
-                _one(connection, statement, in_doubt=number == position)
-                _run(connection, _note(place, number + 1))
+            if number >= at.number:
+                _one(connection, place, statement, number, at)
+                run(connection, note(place, number + 1))
             number += 1
 
 
 def _statements(
-    connection: Connection, place: Place, step: Step, position: int | None, following: Step | None
+    connection: Connection, place: Place, step: Step, at: Position, following: Step | None
 ) -> None:
     """MySQL: DDL one by one; rows, the version row among them, with the note in a transaction."""
     statements = [each for segment in step.segments or () for each in segment.statements]
     for number, statement in enumerate(statements):
-        if number < (position or 0):
+        if number < at.number:
             continue
         is_last = number + 1 == len(statements)
-        note = _note(place, number + 1)
+        done = note(place, number + 1)
         if is_last and following is not None:
-            note = _note(place, 0, following)
+            done = note(place, 0, following)
         if _DML.match(statement):
-            _together(connection, statement, note)
+            _together(connection, statement, done)
             continue
-        _one(connection, statement, in_doubt=number == position)
+        _one(connection, place, statement, number, at)
         # Before rows no note is needed: done twice, the DDL says so, and the rows' note follows.
         if is_last or not _DML.match(statements[number + 1]):
-            _run(connection, note)
+            run(connection, done)
 
 
-def _note(place: Place, position: int, step: Step | None = None) -> str:
-    revision = f"revision = '{_label(step)}', " if step is not None else ""
-    return f"UPDATE {place.backend.quote(STEPS_TABLE)} SET {revision}position = {position}"
+def _one(connection: Connection, place: Place, statement: str, number: int, at: Position) -> None:
+    """A statement that commits itself."""
+    in_doubt = at.in_doubt and number == at.number
+    if number == at.number and not in_doubt:
+        run(connection, note(place, number))  # it was refused: from here on it is in doubt
+    try:
+        alone(connection, statement, lambda: run(connection, statement), in_doubt=in_doubt)
+    except Exception as error:
+        if refusal(error):
+            refuse(connection, place, number)
+        raise
 
 
 def _together(connection: Connection, *statements: str) -> None:
-    _run(connection, "BEGIN")
+    run(connection, "BEGIN")
     try:
         for statement in statements:
-            _run(connection, statement)
-        _run(connection, "COMMIT")
+            run(connection, statement)
+        run(connection, "COMMIT")
     except BaseException:
         with contextlib.suppress(Exception):
-            _run(connection, "ROLLBACK")
+            run(connection, "ROLLBACK")
         raise
-
-
-def _one(connection: Connection, statement: str, *, in_doubt: bool) -> None:
-    """A statement that commits itself; *in_doubt*: a crash may have come just after it."""
-    index = _CONCURRENTLY.match(statement)
-    if index is not None and in_doubt:
-        # An interrupted build leaves an index that is of no use and in the way (manual, CREATE
-        # INDEX, "Building Indexes Concurrently").
-        _drop_invalid(connection, index[1])
-    try:
-        _run(connection, statement)
-    except Exception as error:
-        if in_doubt and _says_done(error):
-            return
-        if index is not None:
-            with contextlib.suppress(Exception):
-                _drop_invalid(connection, index[1])
-        raise
-
-
-def _drop_invalid(connection: Connection, index: str) -> None:
-    name = index.replace("'", "''")
-    query = (
-        "SELECT 1 FROM pg_catalog.pg_index WHERE NOT indisvalid "
-        f"AND indexrelid = pg_catalog.to_regclass('{name}')"
-    )
-    if _run(connection, query).first() is not None:
-        _run(connection, f"DROP INDEX CONCURRENTLY {index}")
-
-
-def _position(connection: Connection, place: Place, step: Step) -> int | None:
-    exists, _ = read_heads(place.backend, STEPS_TABLE, place.schema)
-    if _run(connection, exists).first() is None:
-        return None
-    row = _run(
-        connection, f"SELECT revision, position FROM {place.backend.quote(STEPS_TABLE)}"
-    ).first()
-    if row is None or str(row[0]) != _label(step):
-        return None  # left by a step whose version row was written: that one is done
-    return int(row[1])
 
 
 def check_interrupted(
-    access: Access, place: Place, plan: Plan, table: str, lock_timeout: float
+    access: Access, place: Place, plan: Plan, table: str, lock_timeout: float, *, online: bool
 ) -> None:
     """Refuse to go another way than on with a revision that was interrupted half-way.
 
@@ -366,7 +325,8 @@ def check_interrupted(
     Raises:
         LockedError: Another migrator is at work in the place.
         MovedOnError: The place does not stand where the plan begins.
-        MigrationError: The plan does not begin with that revision.
+        MigrationError: The plan does not begin with that revision, or the revision was begun
+            live and shall go on as plain statements.
     """
     with (
         holding(access, place, "migrate", wait_seconds=lock_timeout, inside=True) as got,
@@ -376,45 +336,32 @@ def check_interrupted(
             raise LockedError(tenant_id=place.name)
         if heads_in(connection, place, table) != plan.before:
             raise MovedOnError(tenant_id=place.name)
-        exists, _ = read_heads(place.backend, STEPS_TABLE, place.schema)
-        if _run(connection, exists).first() is None:
-            return
-        row = _run(connection, f"SELECT revision FROM {place.backend.quote(STEPS_TABLE)}").first()
-        label = str(row[0]) if row is not None else ""
-        up, revision = label[:1] == "+", label[1:]
-        if not label or up == (revision in plan.before):
-            _unmark(connection, place)  # it was the last thing to do
+        begun = interrupted_step(connection, place)
+        up, revision = begun.label[:1] == "+", begun.label[1:]
+        if not revision or up == (revision in plan.before):
+            unmark(connection, place)  # it was the last thing to do
             connection.commit()
-        elif not plan.steps or _label(plan.steps[0]) != label:
+        elif not plan.steps or label(plan.steps[0]) != begun.label:
             raise MigrationError(
                 f"tenant {place.name!r} stands within revision {revision}, which was interrupted; "
                 f"finish it first: `tenantry migrate --tenant {place.name} --to "
                 f"{revision if up else revision + '-1'}`",
                 tenant_id=place.name,
             )
-
-
-def _mark(connection: Connection, place: Place, step: Step, position: int) -> None:
-    name = place.backend.quote(STEPS_TABLE)
-    _run(connection, f"DROP TABLE IF EXISTS {name}")
-    _run(connection, f"CREATE TABLE {name} (revision VARCHAR(255), position INTEGER)")
-    _run(connection, f"INSERT INTO {name} VALUES ('{_label(step)}', {position})")
-
-
-def _unmark(connection: Connection, place: Place) -> None:
-    _run(connection, f"DROP TABLE IF EXISTS {place.backend.quote(STEPS_TABLE)}")
-
-
-def _label(step: Step) -> str:
-    return f"{'+' if step.is_upgrade else '-'}{step.revision}".replace("'", "''")
+        elif begun.is_live and not (online or plan.steps[0].segments is None):
+            raise MigrationError(
+                f"revision {revision} of tenant {place.name!r} was begun live and interrupted; "
+                "finish it as it was begun, with --online",
+                tenant_id=place.name,
+            )
 
 
 def _set_lock_timeout(connection: Connection, place: Place, seconds: float) -> None:
     if place.server.kind == "postgresql":
-        _run(connection, f"SET SESSION lock_timeout TO '{round(seconds * 1000)}ms'")
+        run(connection, f"SET SESSION lock_timeout TO '{round(seconds * 1000)}ms'")
     elif place.server.kind == "mysql":
         whole = max(1, round(seconds))
-        _run(
+        run(
             connection,
             f"SET SESSION lock_wait_timeout = {whole}, innodb_lock_wait_timeout = {whole}",
         )
@@ -422,24 +369,15 @@ def _set_lock_timeout(connection: Connection, place: Place, seconds: float) -> N
         connection.commit()
 
 
-def _run(connection: Connection, statement: str) -> Any:
-    return connection.exec_driver_sql(statement, execution_options={"no_parameters": True})
-
-
-def _number(error: BaseException) -> int | None:
-    args = getattr(getattr(error, "orig", None) or error, "args", ())
-    return args[0] if args and isinstance(args[0], int) else None
-
-
-def _says_done(error: BaseException) -> bool:
-    return sqlstate(error) in _DONE_STATES or _number(error) in _DONE_NUMBERS
-
-
 def translated(error: BaseException, place: Place, revision: str) -> MigrationError:
     """What an error of a database means for a migration."""
     state = sqlstate(error)
     text = str(error)
-    if state in _LOCK_STATES or _number(error) in _LOCK_NUMBERS or "database is locked" in text:
+    if (
+        state in _LOCK_STATES
+        or error_number(error) in _LOCK_NUMBERS
+        or "database is locked" in text
+    ):
         return LockedError(tenant_id=place.name)
     what = f"revision {revision}" if revision else "a revision"
     return MigrationError(

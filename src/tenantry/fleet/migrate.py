@@ -41,6 +41,7 @@ ALEMBIC_LOCK = threading.RLock()
 
 # Words of a revision that asks where it runs: what it does offline says nothing about online.
 _ASKS = re.compile(r"\b(get_bind|is_offline_mode|as_sql|get_context\(\)\.(connection|bind))\b")
+_GOES_ROUND = re.compile(r"cursor|driver_connection|dbapi_connection|create_engine")
 _MINE = ("script", "fn", "as_sql", "starting_rev", "destination_rev", "output_buffer", "tag")
 
 
@@ -124,9 +125,10 @@ class Scripts:
                 plan = self._plans[key] = self._make_plan(before, target, dialect, downgrade)
             return plan
 
-    def run_online(self, connection: Connection, step: Step) -> None:
+    def run_online(self, connection: Connection, step: Step, *, ended: Callable[..., None]) -> None:
         """Run *step* on *connection*, which is in its tenant's place; Alembic commits.
 
+        *ended* is called when all of it is sent, version row included, and not yet committed.
         One thread of a process at a time.
         """
         with ALEMBIC_LOCK:
@@ -139,13 +141,17 @@ class Scripts:
                 self.config, self.directory, fn=lambda *_: [found], as_sql=False
             )
             with environment:
+                options["on_version_apply"] = [*options.get("on_version_apply", ()), ended]
                 environment.configure(
-                    connection=connection,
-                    transaction_per_migration=True,
-                    **options,
+                    connection=connection, transaction_per_migration=True, **options
                 )
                 with environment.begin_transaction():
                     environment.run_migrations()
+
+    def goes_round(self, step: Step) -> bool:
+        """Whether a live *step* may write what SQLAlchemy's connection does not see."""
+        path = self._find(step).revision.path
+        return _GOES_ROUND.search(Path(path).read_text(encoding="utf-8")) is not None
 
     # Planning -------------------------------------------------------------------------------
 

@@ -180,7 +180,9 @@ def bring(work: _Work, place: Place, standing: Standing) -> dict[str, Any]:
     for _ in range(100):
         try:
             if interrupted:
-                check_interrupted(work.access, place, plan, table, lock_timeout)
+                check_interrupted(
+                    work.access, place, plan, table, lock_timeout, online=work.settings.online
+                )
             if not plan.steps:
                 break
             applied += apply(

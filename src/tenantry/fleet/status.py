@@ -151,9 +151,11 @@ def _of_file(place: Place, table: str) -> Standing:
     connection = sqlite3.connect(f"file:{quote(str(file))}?mode=rw", uri=True, timeout=5.0)
     try:
         exists, read = read_heads(place.backend, table)
-        if connection.execute(exists).fetchone() is None:
-            return Standing(())
-        return Standing(tuple(sorted(str(row[0]) for row in connection.execute(read))))
+        begun, _ = read_heads(place.backend, STEPS_TABLE)
+        heads: tuple[str, ...] = ()
+        if connection.execute(exists).fetchone() is not None:
+            heads = tuple(sorted(str(row[0]) for row in connection.execute(read)))
+        return Standing(heads, interrupted=connection.execute(begun).fetchone() is not None)
     finally:
         connection.close()
 
