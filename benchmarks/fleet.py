@@ -445,6 +445,36 @@ def files(count: int) -> None:
     )
 
 
+def new_files() -> None:
+    """A tenant with 20 tables in a file of its own, beside a copy that is on the disk."""
+    print("\nA new SQLite tenant with 20 tables, medians of 50 in turns")
+    root = Path(tempfile.mkdtemp())
+    server = Server.from_url("main", f"sqlite:///{root}")
+    with Access({"main": server}) as access:
+        blueprints = Blueprints(access, Scripts(EXAMPLE / "alembic.ini"))
+
+        def place(name: str) -> Any:
+            return access.place(Tenant(name, Placement("main", database=f"{name}.db")))
+
+        blueprints.make(place("first"))
+
+        def copy(name: str) -> None:
+            shutil.copyfile(root / "first.db", root / name)
+            for each in (root / name, root):
+                handle = os.open(each, os.O_RDONLY)
+                os.fsync(handle)
+                os.close(handle)
+
+        copied, made = [], []
+        for number in range(50):
+            copied.append(timed(partial(copy, f"copy{number}")))
+            made.append(timed(partial(blueprints.make, place(f"t{number}"))))
+    base = median(copied)
+    print(f"{'a copy, fsync of file and folder':<58} {base * 1000:8.1f} ms")
+    got = median(made)
+    print(f"{'tenantry, from the blueprint':<58} {got * 1000:8.1f} ms {got / base:6.3f}x a copy")
+
+
 def main() -> None:
     """Print the tables."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -453,6 +483,7 @@ def main() -> None:
     print(f"load {os.getloadavg()[0]:.1f}, {os.cpu_count()} cores, SQLAlchemy {sa.__version__}")
     schemas(count)
     files(count)
+    new_files()
 
 
 if __name__ == "__main__":

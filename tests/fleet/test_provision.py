@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -35,6 +36,7 @@ from tenantry.fleet import (
     copying,
     create,
     delete,
+    diagnose,
     fill_spares,
     place_exists,
     resume,
@@ -324,6 +326,62 @@ def test_a_file_lock_has_one_holder(make_fleet: MakeFleet) -> None:
     finally:
         sys.setswitchinterval(before)
     assert set(crowds) == {1}
+
+
+OTHER = (
+    "import sqlite3, sys; connection = sqlite3.connect(sys.argv[1], timeout=0.1); "
+    "connection.execute('DELETE FROM notes')"
+)
+
+
+@pytest.mark.parametrize("kind", ["sqlite"])
+def test_looking_for_places_takes_no_lock_off_a_file(ground: Ground) -> None:
+    """A process that closes a file loses all its POSIX locks on it, whoever took them."""
+    tenancy = ground.tenancy
+    with Access(tenancy.servers) as access:
+        blueprints = Blueprints(access, ground.scripts)
+        ground.make("uk")
+        file = access.place(tenancy.get("uk")).file()
+        with sqlite3.connect(file, isolation_level=None) as connection:
+            connection.execute("BEGIN EXCLUSIVE")
+            diagnose(tenancy)
+            fill_spares(tenancy, blueprints, server="main", count=1)
+            other = subprocess.run(
+                [sys.executable, "-c", OTHER, str(file)],
+                capture_output=True,
+                text=True,
+                check=False,
+            )
+            assert "database is locked" in other.stderr
+            connection.execute("COMMIT")
+        connection.close()
+
+
+@pytest.mark.parametrize("kind", ["sqlite"])
+def test_a_file_that_a_crash_of_the_machine_cut_short(ground: Ground) -> None:
+    """It has its name before its data is on the disk: a spare is made anew, a creation goes on."""
+    tenancy = ground.tenancy
+    with Access(tenancy.servers) as access:
+        blueprints = Blueprints(access, ground.scripts)
+        fill_spares(tenancy, blueprints, server="main", count=2)
+        root = tenancy.servers["main"].root
+        for size, spare in zip((0, 8192), sorted(root.glob("spare_*.db")), strict=True):
+            os.truncate(spare, size)
+        assert claim(tenancy, Blueprints(access, ground.scripts), "uk", server="main") is None
+        fill_spares(tenancy, blueprints, server="main", count=1)
+        uk = claim(tenancy, blueprints, "uk", server="main")
+        assert uk is not None
+        assert _rows(access, access.place(uk)) == 1
+
+        def cut(_tenancy: Tenancy, access: Access, place: Place) -> None:
+            blueprints.filling(tenancy, access, place)
+            os.truncate(place.file(), 8192)
+            raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            create(tenancy, "aus", fill=[cut])
+        ground.make("aus")
+        assert _rows(access, access.place(tenancy.get("aus"))) == 1
 
 
 def test_the_warm_pool_gives_each_spare_once(ground: Ground) -> None:

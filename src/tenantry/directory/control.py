@@ -61,7 +61,6 @@ class ControlDatabase:
         # queue up instead.
         file = self.engine.dialect.name == "sqlite"
         self._write_lock = threading.Lock() if file else None
-        self._first = threading.Lock()
 
     def read(self, body: Callable[[Connection], T]) -> T:
         """What *body* reads.
@@ -88,9 +87,6 @@ class ControlDatabase:
         Raises:
             DirectoryUnavailableError: There is no connection to be had.
         """
-        # Of several at once only one can be done; the others of this process need not try.
-        if not self._first.acquire(blocking=False):
-            return None
         connected = False
 
         def once(connection: Connection) -> T:
@@ -103,8 +99,6 @@ class ControlDatabase:
         except DirectoryUnavailableError:
             if not connected:
                 raise
-        finally:
-            self._first.release()
         return None
 
     def write(self, body: Callable[[Connection], T]) -> T:
@@ -127,7 +121,6 @@ class ControlDatabase:
     def after_fork(self) -> None:
         """Leave the parent's connections alone; the child opens its own."""
         self.engine.dispose(close=False)
-        self._first = threading.Lock()
         if self._write_lock is not None:
             self._write_lock = threading.Lock()
 

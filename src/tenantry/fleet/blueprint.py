@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import re
 import secrets
+import sqlite3
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -200,12 +201,13 @@ class Blueprints:
         What a crash left half-way is made anew: the tenant was never open.
         """
         blueprint = self.of(place)
+        if isinstance(place.backend, SQLite):
+            if not _is_like(access, place, blueprint):
+                assert blueprint.content is not None
+                replace_file(place.file(), blueprint.content)
+            return
         found = shape_of(access, place)
         if found == blueprint.shape:
-            return
-        if isinstance(place.backend, SQLite):
-            assert blueprint.content is not None
-            replace_file(place.file(), blueprint.content)
             return
         if found.items:
             drop_place(access, place)
@@ -244,6 +246,15 @@ class Blueprints:
         finally:
             self.access.close()  # what is kept may be connected to it
             drop_place(self.access, place)
+
+
+def _is_like(access: Access, place: Place, blueprint: Blueprint) -> bool:
+    try:
+        return shape_of(access, place) == blueprint.shape
+    except sqlite3.DatabaseError as error:
+        if "malformed" in str(error):  # a crash of the machine cut it short
+            return False
+        raise
 
 
 def fill_place(access: Access, place: Place, blueprint: Blueprint) -> None:

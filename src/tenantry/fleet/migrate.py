@@ -12,7 +12,7 @@ import re
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -103,8 +103,9 @@ class Scripts:
         """What is migrated to: *asked*, else the head of *branch* if there is one, else heads."""
         if asked:
             return asked
-        return f"{branch}@head" if branch in self._branches() else "heads"
+        return f"{branch}@head" if branch in self._branches else "heads"
 
+    @cached_property
     def _branches(self) -> set[str]:
         return {label for each in self.directory.walk_revisions() for label in each.branch_labels}
 

@@ -9,6 +9,7 @@ import tempfile
 from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
+from urllib.parse import quote
 
 from sqlalchemy import Connection, text
 
@@ -134,8 +135,10 @@ def exec_all(connection: Connection, *statements: str) -> None:
 def new_file(final: Path) -> Iterator[Path]:
     """A temporary file beside *final*, which it becomes when the block ends without an error.
 
-    It appears at once and whole, with its data and its name on the disk; an existing file is
-    never replaced.
+    It appears at once and whole, and at the end its data and its name are on the disk; an existing
+    file is never replaced. The name comes before the wait for the disk, which is then one wait for
+    both. A crash of the machine meanwhile can leave it cut short; SQLite then calls it malformed at
+    the first look (``lockBtree`` compares its length with what its header says).
     """
     final.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(prefix=f".{final.name[:80]}.", suffix=".new", dir=final.parent)
@@ -143,9 +146,9 @@ def new_file(final: Path) -> Iterator[Path]:
     draft = Path(name)
     try:
         yield draft
-        with draft.open("rb") as file:
-            os.fsync(file.fileno())
         os.link(draft, final)
+        with final.open("rb") as file:
+            os.fsync(file.fileno())
         sync_folder(final.parent)
     finally:
         for each in (draft, *(Path(f"{draft}{end}") for end in COMPANIONS)):
@@ -207,11 +210,18 @@ def _empty_database() -> bytes:
 
 
 def _is_database_file(file: Path) -> bool:
+    """Asked of SQLite: who opens and closes a database's file by himself takes all locks off it
+    that this process has (sqlite.org/howtocorrupt.html, 2.2).
+    """
     if file.name.startswith(".") or file.name.endswith(COMPANIONS):
         return False
     try:
-        with file.open("rb") as content:
-            return content.read(16) == b"SQLite format 3\0"
+        uri = f"file:{quote(str(file))}?mode=ro"
+        with contextlib.closing(sqlite3.connect(uri, uri=True, timeout=0.0)) as connection:
+            connection.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchall()
+        return file.stat().st_size > 0
+    except sqlite3.DatabaseError as error:  # one that is in use or damaged is one
+        return not any(why in str(error) for why in ("not a database", "unable to open"))
     except OSError:
         return False
 
