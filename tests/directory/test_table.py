@@ -86,6 +86,26 @@ def test_every_write_counts_the_version_up_and_a_refused_one_does_not(
     assert versions == [1, 2, 3, 4]
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"isolation_level": "AUTOCOMMIT"},
+        {"execution_options": {"isolation_level": "AUTOCOMMIT"}},
+    ],
+    ids=["made so", "by option"],
+)
+def test_an_engine_without_transactions_is_refused(
+    control_url: str, options: dict[str, Any]
+) -> None:
+    """There the lock on the version's row ends with its statement, and two are given one place."""
+    engine = create_engine(control_url, **options)
+    for given in (engine, engine.execution_options(logging_token="x")):
+        with pytest.raises(ConfigurationError, match="give one without that"):
+            TableDirectory(given)
+    TableDirectory(engine.execution_options(isolation_level="READ UNCOMMITTED")).close()
+    engine.dispose()
+
+
 def test_without_tables_the_next_step_is_told(control_url: str) -> None:
     directory = TableDirectory(control_url)
     for call in (directory.version, directory.tenants, lambda: directory.add(tenant("uk"))):

@@ -51,6 +51,12 @@ class ControlDatabase:
                 "the tenant directory needs a synchronous driver, postgresql+psycopg for instance; "
                 "asynchronous code calls it in a thread"
             )
+        if _commits_each_statement(self.engine):
+            raise ConfigurationError(
+                "the tenant directory changes tables in transactions, and this engine has none "
+                "(isolation_level AUTOCOMMIT); give one without that, "
+                'engine.execution_options(isolation_level="READ COMMITTED") for instance'
+            )
         # Without BEGIN and ROLLBACK around it a read is one round trip. On MySQL switching
         # autocommit would cost more than it saves.
         self._reader = self.engine
@@ -164,6 +170,14 @@ class ControlDatabase:
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {_address(self.engine.url)}>"
+
+
+def _commits_each_statement(engine: Engine) -> bool:
+    """Whether somebody made *engine* so; ``create_engine`` keeps it in the dialect."""
+    chosen = engine.get_execution_options().get("isolation_level")
+    for name in ("_on_connect_isolation_level", "isolation_level"):  # SQLAlchemy 2; 1.4
+        chosen = chosen or getattr(engine.dialect, name, None)
+    return chosen == "AUTOCOMMIT"
 
 
 def _bare(error: Exception) -> BaseException:
