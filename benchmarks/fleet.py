@@ -319,7 +319,8 @@ def new_tenants(address: ServerAddress, folder: Path) -> None:
             )
             return access.place(Tenant(name, where))
 
-        statements = blueprints.of(place("b0", "schema")).statements
+        made = blueprints.of(place("b0", "schema")).creation
+        statements = (*made.before, *made.after)
         psql = find_binaries() / "psql"
         if psql.exists():
 

@@ -14,8 +14,8 @@ import re
 import secrets
 import sqlite3
 import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Connection, text
@@ -25,16 +25,20 @@ from ..errors import ProvisionError
 from ..tenant import Isolation, Placement
 from .access import Access, Place
 from .apply import apply, send
-from .drift import Difference, creation, differences
+from .drift import Creation, Difference, creation, differences
 from .fingerprint import Shape, shape_of, shapes_of
 from .migrate import Scripts, offline_dialect
 from .places import drop_place, exec_all, make_place, new_file, replace_file
+from .plan import Plan
 from .status import heads_in
 
 if TYPE_CHECKING:
     from ..tenancy import Tenancy
 
 __all__ = ["Blueprint", "Blueprints"]
+
+#: A column that nobody writes to, as PostgreSQL and MySQL define it.
+_COMPUTED = re.compile(r" (?:GENERATED ALWAYS )?AS \((?=.*\))")
 
 
 @dataclass(frozen=True)
@@ -43,7 +47,7 @@ class Blueprint:
 
     heads: tuple[str, ...]
     shape: Shape
-    statements: tuple[str, ...] = ()
+    creation: Creation = field(default_factory=lambda: Creation((), (), ()))
     rows: tuple[tuple[str, tuple[dict[str, Any], ...]], ...] = ()
     sequences: tuple[tuple[str, int, bool], ...] = ()
     content: bytes | None = None
@@ -52,9 +56,13 @@ class Blueprint:
 def read_blueprint(
     connection: Connection, place: Place, shape: Shape, heads: tuple[str, ...]
 ) -> Blueprint:
-    """All of the place that *connection* is in, its rows too: for small places."""
+    """All of the place that *connection* is in, its rows too: for small places of nobody."""
     rows = []
     for table in in_order(shape):
+        if " forced" in shape.items["table", table, table].definition:
+            # Its owner would be shown no rows.
+            quoted = place.backend.quote(table)
+            connection.execute(text(f"ALTER TABLE {quoted} NO FORCE ROW LEVEL SECURITY"))
         found = connection.execute(text(f"SELECT * FROM {place.backend.quote(table)}"))
         content = tuple(dict(row._mapping) for row in found)
         if content:
@@ -62,7 +70,7 @@ def read_blueprint(
     return Blueprint(
         heads,
         shape,
-        tuple(creation(shape, place.backend)),
+        creation(shape, place.backend),
         tuple(rows),
         tuple(sequence_states(connection, place)),
     )
@@ -172,7 +180,8 @@ class Blueprints:
     ) -> Blueprint:
         """Make *place*, which must not exist or be empty, at once, and compare what came of it.
 
-        *template* is one of :meth:`template`, of the same target.
+        *template* is one of :meth:`template`, of the same target. What a blueprint cannot say how
+        to make (a partition, an aggregate) is made by the revisions.
 
         Raises:
             ProvisionError: It came out different from the blueprint.
@@ -183,7 +192,10 @@ class Blueprints:
             self._write(place, blueprint.content)
             return blueprint
         if not make_place(self.access, place, template=template) or template is None:
-            fill_place(self.access, place, blueprint)
+            if blueprint.creation.unknown:
+                self._migrate(place, self.scripts.target(target))
+            else:
+                fill_place(self.access, place, blueprint)
         found = shape_of(self.access, place)
         if found != blueprint.shape:
             unlike = differences(blueprint.shape, found, place.backend)
@@ -220,16 +232,20 @@ class Blueprints:
     def _build(self, place: Place, goal: str) -> Blueprint:
         with self._scratch(place) as scratch:
             make_place(self.access, scratch)
-            where = None if scratch.server.kind == "sqlite" else scratch.database
-            with self.access.connect(scratch.server, where) as connection:
-                dialect = offline_dialect(connection)
-            plan = self.scripts.plan((), goal, dialect)
-            apply(self.access, scratch, plan, self.scripts)
+            plan = self._migrate(scratch, goal)
             shape = shape_of(self.access, scratch)
             if isinstance(scratch.backend, SQLite):
                 return Blueprint(plan.after, shape, content=scratch.file().read_bytes())
             with self.access.enter(scratch) as connection:
                 return read_blueprint(connection, scratch, shape, plan.after)
+
+    def _migrate(self, place: Place, goal: str) -> Plan:
+        where = None if place.server.kind == "sqlite" else place.database
+        with self.access.connect(place.server, where) as connection:
+            dialect = offline_dialect(connection)
+        plan = self.scripts.plan((), goal, dialect)
+        apply(self.access, place, plan, self.scripts)
+        return plan
 
     @contextlib.contextmanager
     def _scratch(self, like: Place) -> Iterator[Place]:
@@ -259,29 +275,47 @@ def _is_like(access: Access, place: Place, blueprint: Blueprint) -> bool:
 
 def fill_place(access: Access, place: Place, blueprint: Blueprint) -> None:
     """Make all of *blueprint* in an empty place; on PostgreSQL in one transaction."""
+
+    def rows(connection: Connection) -> None:
+        insert_rows(connection, place, blueprint.shape, blueprint.rows)
+        set_sequences(connection, place, blueprint.sequences)
+
     with access.enter(place, autocommit=True) as connection:
-        if place.server.kind == "postgresql":
-            message = "".join(f"{each};\n" for each in blueprint.statements)
-            send(connection, f"BEGIN;\n{message}")
-            insert_rows(connection, place, blueprint.rows)
-            set_sequences(connection, place, blueprint.sequences)
-            send(connection, "COMMIT")
-            return
-        exec_all(connection, "SET SESSION foreign_key_checks = 0")
-        exec_all(connection, *blueprint.statements)
-        # The version row is among them and seen last: what has one is whole.
-        exec_all(connection, "BEGIN")
-        insert_rows(connection, place, blueprint.rows)
-        exec_all(connection, "COMMIT", "SET SESSION foreign_key_checks = 1")
+        fill(connection, place, blueprint.creation, rows)
+
+
+def fill(
+    connection: Connection, place: Place, made: Creation, rows: Callable[[Connection], None]
+) -> None:
+    """Make what *made* says in an empty place, and have *rows* put rows into it.
+
+    On PostgreSQL in one transaction, and what looks at rows, or changes them, comes after them.
+    """
+    if place.server.kind == "postgresql":
+        # Bodies of functions may speak of what is made after them.
+        begin = ("BEGIN", "SET LOCAL check_function_bodies = off", *made.before)
+        send(connection, "".join(f"{each};\n" for each in begin))
+        rows(connection)
+        send(connection, "".join(f"{each};\n" for each in (*made.after, "COMMIT")))
+        return
+    exec_all(connection, "SET SESSION foreign_key_checks = 0", *made.before, *made.after)
+    # The version row is among them and seen last: what has one is whole.
+    exec_all(connection, "BEGIN")
+    rows(connection)
+    exec_all(connection, "COMMIT", "SET SESSION foreign_key_checks = 1")
 
 
 def insert_rows(
-    connection: Connection, place: Place, tables: Iterable[tuple[str, Sequence[dict[str, Any]]]]
+    connection: Connection,
+    place: Place,
+    shape: Shape,
+    tables: Iterable[tuple[str, Sequence[dict[str, Any]]]],
 ) -> None:
     """Rows into tables, with the values they have; identities too."""
     quote = place.backend.quote
     for table, rows in tables:
-        names = list(rows[0])
+        columns_of = {name: shape.items["column", table, name].definition for name in rows[0]}
+        names = [name for name, made in columns_of.items() if not _COMPUTED.search(made)]
         columns = ", ".join(quote(name) for name in names)
         values = ", ".join(f":p{number}" for number in range(len(names)))
         kind = " OVERRIDING SYSTEM VALUE" if place.server.kind == "postgresql" else ""

@@ -8,13 +8,12 @@ import sqlite3
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
-from sqlalchemy import text
+from sqlalchemy import Connection, text
 
 from ..backends import SQLite
 from ..errors import ProvisionError
 from .access import Access, Place
-from .apply import send
-from .blueprint import Blueprint, fill_place, in_order, insert_rows, sequence_states, set_sequences
+from .blueprint import fill, in_order, insert_rows, sequence_states, set_sequences
 from .drift import creation, differences
 from .fingerprint import shape_of
 from .places import drop_place, make_place, replace_file
@@ -65,27 +64,33 @@ def _copy(access: Access, source: Place, place: Place, rows: bool, keep: tuple[s
         drop_place(access, place)
         make_place(access, place)
     shape = shape_of(access, source)
+    made = creation(shape, source.backend)
+    if made.unknown:
+        raise ProvisionError(
+            f"tenant {source.name!r} has what a copy cannot be given: "
+            f"{', '.join(made.unknown[:5])}; create the tenant by its revisions instead",
+            tenant_id=place.name,
+        )
     tables = [table for table in in_order(shape) if rows or table in keep]
-    on_postgresql = place.server.kind == "postgresql"
     with access.enter(source) as reading:
-        if on_postgresql:
+        if place.server.kind == "postgresql":
             reading.execute(text("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY"))
+            # Rows that a policy hides are an error, not left out.
+            reading.execute(text("SET LOCAL row_security = off"))
         else:
             reading.execute(text("START TRANSACTION WITH CONSISTENT SNAPSHOT"))
-        statements = tuple(creation(shape, source.backend))
         sequences = tuple(sequence_states(reading, source)) if rows else ()
-        fill_place(access, place, Blueprint((), shape, statements))
-        with access.enter(place, autocommit=True) as writing:
-            if not on_postgresql:
-                writing.execute(text("SET SESSION foreign_key_checks = 0"))
-            send(writing, "BEGIN")
+
+        def copied(writing: Connection) -> None:
             for table in tables:
                 found = reading.execute(text(f"SELECT * FROM {source.backend.quote(table)}"))
                 while part := found.fetchmany(AT_A_TIME):
                     content = [dict(row._mapping) for row in part]
-                    insert_rows(writing, place, [(table, content)])
+                    insert_rows(writing, place, shape, [(table, content)])
             set_sequences(writing, place, sequences)
-            send(writing, "COMMIT")
+
+        with access.enter(place, autocommit=True) as writing:
+            fill(writing, place, made, copied)
 
 
 def _copy_file(source: Place, place: Place, rows: bool, keep: tuple[str, ...]) -> None:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from ..backends import Backend
 from .fingerprint import Item, Shape
 
-__all__ = ["Difference", "creation", "differences"]
+__all__ = ["Creation", "Difference", "creation", "differences"]
 
 #: The order in which objects can be made.
 _ORDER = (
@@ -23,18 +23,25 @@ _ORDER = (
     "column",
     "constraint",
     "index",
+    "late function",
     "foreign key",
     "view",
-    "materialized view",
+    "late index",
     "trigger",
     "policy",
     "grant",
     "comment",
+    "other",
 )
+#: What changes or hides rows, or is made of them: made when the rows are there.
+_AFTER_ROWS = ("foreign key", "view", "late index", "trigger", "policy", "grant", "comment")
 _COLUMN = re.compile(
     r"(?P<type>.*?)(?P<collate> COLLATE \S+)?(?P<generated> GENERATED .*?)?"
     r"(?: DEFAULT (?P<default>.*?))?(?P<not_null> NOT NULL)?"
 )
+_SECURITY = " ROW LEVEL SECURITY"
+#: What ``pg_trigger.tgenabled`` says where a trigger does not fire as usual.
+_ENABLED = {"D": "DISABLE TRIGGER", "R": "ENABLE REPLICA TRIGGER", "A": "ENABLE ALWAYS TRIGGER"}
 _OWNED = re.compile(r"(.*) OWNED BY (\S+)", re.DOTALL)
 
 
@@ -74,18 +81,36 @@ def differences(expected: Shape, actual: Shape, backend: Backend) -> list[Differ
             continue
         if item.kind != "table" and ("table", item.table, item.table) not in expected.items:
             continue  # goes with its table
-        drop = tuple(_drop(item, backend))
+        drop = tuple(_drop(item, actual, backend))
         found.append(Difference("extra", item, f"{_label(item)} should not be there", drop))
     return found
 
 
-def creation(shape: Shape, backend: Backend) -> list[str]:
-    """The statements that make *shape* in an empty place."""
-    return [
-        statement
-        for difference in differences(shape, Shape({}), backend)
-        for statement in difference.repair
-    ]
+@dataclass(frozen=True)
+class Creation:
+    """The statements that make a place before its rows come, and after.
+
+    *unknown* are objects that can be compared and not made.
+    """
+
+    before: tuple[str, ...]
+    after: tuple[str, ...]
+    unknown: tuple[str, ...]
+
+
+def creation(shape: Shape, backend: Backend) -> Creation:
+    """What makes *shape* in an empty place."""
+    before: list[str] = []
+    after: list[str] = []
+    unknown: list[str] = []
+    for difference in differences(shape, Shape({}), backend):
+        item = difference.item
+        if not difference.repair and backend.kind != "sqlite":
+            unknown.append(_label(item))
+        for statement in difference.repair:
+            late = _kind(item) in _AFTER_ROWS or statement.endswith(_SECURITY)
+            (after if late else before).append(statement)
+    return Creation(tuple(before), tuple(after), tuple(unknown))
 
 
 def _comes_with_table(item: Item) -> bool:
@@ -93,17 +118,23 @@ def _comes_with_table(item: Item) -> bool:
 
 
 def _place_in_order(item: Item) -> tuple[int, int, str, str]:
+    return (_ORDER.index(_kind(item)), item.position, item.table, item.name)
+
+
+def _kind(item: Item) -> str:
     # Foreign keys need the keys and indexes of other tables, and MySQL makes an index for each
-    # that has none.
-    is_foreign = item.kind == "constraint" and item.position == 1
-    kind = "foreign key" if is_foreign else item.kind
-    return (_ORDER.index(kind), item.position, item.table, item.name)
+    # that has none. Some functions need tables, some indexes are of materialized views; and views
+    # of both kinds need each other.
+    late = {"constraint": "foreign key", "function": "late function", "index": "late index"}
+    if item.position > 0 and item.kind in late:
+        return late[item.kind]
+    return item.kind.removeprefix("materialized ")
 
 
 def _label(item: Item) -> str:
     if item.kind in ("column", "constraint", "index", "trigger", "policy", "grant"):
         return f"{item.kind} {item.name} of {item.table}"
-    return f"{item.kind} {item.name}"
+    return item.name if item.kind == "other" else f"{item.kind} {item.name}"
 
 
 def _make(item: Item, expected: Shape, backend: Backend) -> Sequence[str]:
@@ -132,22 +163,38 @@ def _make(item: Item, expected: Shape, backend: Backend) -> Sequence[str]:
     if kind == "materialized view":
         return [f"CREATE MATERIALIZED VIEW {name} AS {definition.rstrip(';')}"]
     if kind in ("function", "trigger"):
-        return [definition.partition(" -- enabled ")[0]] if backend.kind == "postgresql" else []
+        if backend.kind != "postgresql":
+            return []
+        made, _, state = definition.partition(" -- enabled ")
+        return [made, f"ALTER TABLE {table} {_ENABLED[state]} {name}"] if state else [made]
     if kind == "sequence":
         owned = _OWNED.fullmatch(definition)
         return [f"CREATE SEQUENCE {name} {owned[1] if owned else definition}"]
     if kind == "type":
-        made = "TYPE" if definition.startswith("ENUM (") else "DOMAIN"
-        return [f"CREATE {made} {name} AS {definition}"]
+        made = "DOMAIN" if _is_domain(item) else "TYPE"
+        return [f"CREATE {made} {name} AS {definition.removeprefix('ROW ')}"]
     if kind == "policy":
         return [f"CREATE POLICY {name} ON {table} {definition}"]
     if kind == "grant":
         grantee, privilege = item.name.rsplit(" ", 1)
-        return [f"GRANT {privilege} ON {table} TO {grantee}{definition}"]
-    relation, dot, column = item.name.partition(".")
-    what = f"COLUMN {q(relation)}.{q(column)}" if dot else f"TABLE {q(relation)}"
+        word = "SEQUENCE " if privilege == "USAGE" else ""
+        return [f"GRANT {privilege} ON {word}{table} TO {grantee}{definition}"]
+    if kind == "other":
+        return []
     text = definition.replace("'", "''")
-    return [f"COMMENT ON {what} IS '{text}'"]
+    return [f"COMMENT ON {_commented(item, expected, backend)} IS '{text}'"]
+
+
+def _commented(item: Item, shape: Shape, backend: Backend) -> str:
+    q = backend.quote
+    if not item.table:
+        return item.name
+    column = item.name.removeprefix(item.table).removeprefix(".")
+    if column:
+        return f"COLUMN {q(item.table)}.{q(column)}"
+    views = ("view", "materialized view")
+    found = (kind for kind in views if (kind, item.table, item.table) in shape.items)
+    return f"{next(found, 'table').upper()} {q(item.table)}"
 
 
 def _make_table(item: Item, expected: Shape, backend: Backend) -> list[str]:
@@ -191,7 +238,7 @@ def _security(item: Item, before: Item | None, backend: Backend) -> list[str]:
         wanted, now = words in item.definition, before is not None and words in before.definition
         if wanted != now:
             verb = clause if wanted else {"ENABLE": "DISABLE", "FORCE": "NO FORCE"}[clause]
-            statements.append(f"ALTER TABLE {backend.quote(item.name)} {verb} ROW LEVEL SECURITY")
+            statements.append(f"ALTER TABLE {backend.quote(item.name)} {verb}{_SECURITY}")
     return statements
 
 
@@ -209,8 +256,8 @@ def _change(item: Item, wanted: Item, expected: Shape, backend: Backend) -> Sequ
     if wanted.kind == "sequence":
         return [f"ALTER SEQUENCE {name} {wanted.definition}"]
     if wanted.kind == "grant":
-        return [*_drop(item, backend), *_make(wanted, expected, backend)]
-    return [*_drop(item, backend), *_make(wanted, expected, backend)]
+        return [*_drop(item, expected, backend), *_make(wanted, expected, backend)]
+    return [*_drop(item, expected, backend), *_make(wanted, expected, backend)]
 
 
 def _change_column(item: Item, wanted: Item, backend: Backend) -> list[str]:
@@ -232,7 +279,7 @@ def _change_column(item: Item, wanted: Item, backend: Backend) -> list[str]:
     return statements
 
 
-def _drop(item: Item, backend: Backend) -> Sequence[str]:
+def _drop(item: Item, shape: Shape, backend: Backend) -> Sequence[str]:
     q = backend.quote
     table, name, kind = q(item.table), q(item.name), item.kind
     if kind == "column":
@@ -255,9 +302,9 @@ def _drop(item: Item, backend: Backend) -> Sequence[str]:
         grantee, privilege = item.name.rsplit(" ", 1)
         return [f"REVOKE {privilege} ON {table} FROM {grantee}"]
     if kind == "comment":
-        relation, dot, column = item.name.partition(".")
-        what = f"COLUMN {q(relation)}.{q(column)}" if dot else f"TABLE {q(relation)}"
-        return [f"COMMENT ON {what} IS NULL"]
+        return [f"COMMENT ON {_commented(item, shape, backend)} IS NULL"]
+    if kind == "other":
+        return []
     if kind == "function":
         if backend.kind == "mysql":
             return [f"DROP FUNCTION {name}"]
@@ -266,4 +313,4 @@ def _drop(item: Item, backend: Backend) -> Sequence[str]:
 
 
 def _is_domain(item: Item) -> bool:
-    return item.kind == "type" and not item.definition.startswith("ENUM (")
+    return item.kind == "type" and not item.definition.startswith(("ENUM (", "ROW ("))

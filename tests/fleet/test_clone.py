@@ -1,0 +1,218 @@
+"""Copies of a tenant that hold more than tables: all that a schema may hold, or a refusal."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tenantry import Isolation, Placement, Server, Tenancy, Tenant
+from tenantry.directory import MappingDirectory
+from tenantry.errors import ProvisionError
+from tenantry.fleet import Access, Blueprints, copying, make_place, migrate_tenants
+from tenantry.fleet.fingerprint import shape_of
+from tenantry.testing.address import ServerAddress
+from tests.fleet.conftest import MakeFleet
+from tests.fleet.fleets import Fleet, scripts_of
+
+EVERYTHING = """
+CREATE TYPE mood AS ENUM ('good', 'bad')
+CREATE DOMAIN short AS varchar(10) CHECK (length(VALUE) > 1)
+CREATE TYPE a_pair AS (mood mood, name short)
+CREATE SEQUENCE numbers START 100 INCREMENT 5
+CREATE FUNCTION twice(n integer) RETURNS integer IMMUTABLE LANGUAGE sql AS 'SELECT n * 2'
+CREATE TABLE parents (id integer GENERATED ALWAYS AS IDENTITY (START 50 INCREMENT 2) PRIMARY KEY,
+    name short NOT NULL DEFAULT 'xx' UNIQUE, feeling mood DEFAULT 'good', first_child integer)
+CREATE TABLE children (id serial PRIMARY KEY, number integer NOT NULL DEFAULT nextval('numbers'),
+    parent integer REFERENCES parents ON DELETE CASCADE, CHECK (number > 0), pair a_pair,
+    doubled integer GENERATED ALWAYS AS (twice(number)) STORED, tags text[], during tsrange,
+    EXCLUDE USING gist (during WITH &&))
+ALTER TABLE parents ADD FOREIGN KEY (first_child) REFERENCES children
+CREATE UNIQUE INDEX partly ON children (number) INCLUDE (parent) WHERE number > 5
+CREATE INDEX by_expression ON parents (lower(name))
+CREATE FUNCTION shown(one parents) RETURNS text LANGUAGE sql AS 'SELECT one.name || one.id'
+CREATE FUNCTION noted() RETURNS trigger LANGUAGE plpgsql AS
+    'BEGIN INSERT INTO notes VALUES (NEW.id); RETURN NEW; END'
+CREATE TABLE notes (id integer)
+CREATE PROCEDURE a_tidy() LANGUAGE sql AS 'DELETE FROM notes'
+CREATE TRIGGER noted AFTER INSERT ON parents FOR EACH ROW EXECUTE FUNCTION noted()
+CREATE TRIGGER asleep AFTER INSERT ON children FOR EACH ROW EXECUTE FUNCTION noted()
+ALTER TABLE children DISABLE TRIGGER asleep
+CREATE VIEW z_base AS SELECT id, name, twice(id) AS t, shown(parents) AS s FROM parents
+CREATE MATERIALIZED VIEW m_summary AS SELECT count(*) AS n FROM z_base
+CREATE UNIQUE INDEX summary_n ON m_summary (n)
+CREATE VIEW a_top AS SELECT z_base.* FROM z_base, m_summary WHERE t > n
+ALTER TABLE notes ENABLE ROW LEVEL SECURITY
+CREATE POLICY mine ON notes FOR SELECT TO PUBLIC USING (id > 0)
+GRANT SELECT, UPDATE ON parents TO PUBLIC
+GRANT SELECT ON m_summary TO PUBLIC
+GRANT USAGE ON SEQUENCE numbers TO PUBLIC
+GRANT EXECUTE ON FUNCTION twice(integer) TO PUBLIC
+COMMENT ON TABLE parents IS 'they''re'
+COMMENT ON COLUMN parents.name IS 'short'
+COMMENT ON VIEW a_top IS 'top'
+COMMENT ON MATERIALIZED VIEW m_summary IS 'sum'
+COMMENT ON FUNCTION twice(integer) IS 'n and n'
+INSERT INTO parents (name) VALUES ('one'), ('two')
+INSERT INTO children (parent, pair, tags, during)
+    VALUES (50, '(bad,xy)', '{a,b}', '[2026-01-01,2026-01-02)')
+UPDATE parents SET first_child = 1
+REFRESH MATERIALIZED VIEW m_summary
+"""
+#: What is compared besides the shapes: rows, and how everything goes on from there.
+QUERIES = (
+    "SELECT * FROM parents ORDER BY id",
+    "SELECT * FROM children",
+    "SELECT * FROM notes ORDER BY id",
+    "SELECT n FROM m_summary",
+    "SELECT name, s FROM a_top ORDER BY name",
+    "SELECT twice(4), shown(parents) FROM parents WHERE id = 50",
+    "SELECT tgname FROM pg_trigger WHERE tgrelid = 'children'::regclass AND tgenabled = 'D'",
+    "INSERT INTO parents (name) VALUES ('three') RETURNING id",
+    "INSERT INTO children (parent) VALUES (52) RETURNING id, number, doubled",
+    "SELECT * FROM notes ORDER BY id",
+    "SELECT obj_description('a_top'::regclass), obj_description('m_summary'::regclass)",
+    "SELECT obj_description('twice(integer)'::regprocedure)",
+)
+#: What can be seen and not made.
+UNKNOWN = {
+    "aggregate total(integer)": (
+        "CREATE AGGREGATE total (integer) (SFUNC = int4pl, STYPE = integer, INITCOND = '0')"
+    ),
+    "rule kept": "CREATE RULE kept AS ON DELETE TO log DO INSTEAD NOTHING",
+    "statistics paired": "CREATE STATISTICS paired ON a, b FROM log",
+    "partitioned table parts": "CREATE TABLE parts (n integer) PARTITION BY RANGE (n)",
+    "child more of log": "CREATE TABLE more () INHERITS (log)",
+    "settings of log": "ALTER TABLE log SET (fillfactor = 70)",
+    "settings of log.a": "GRANT SELECT (a) ON log TO PUBLIC",
+    "type span": "CREATE TYPE span AS RANGE (subtype = integer)",
+    "grants on one()": (
+        "CREATE FUNCTION one() RETURNS integer LANGUAGE sql AS 'SELECT 1'; "
+        "REVOKE EXECUTE ON FUNCTION one() FROM PUBLIC"
+    ),
+}
+ON_POSTGRESQL = pytest.mark.parametrize("kind", ["postgresql-schema", "postgresql-database"])
+
+
+def copy(fleet: Fleet) -> None:
+    """``t001`` as a copy of ``t000``."""
+    source, place = fleet.place("t000"), fleet.place("t001")
+    make_place(fleet.access, place)
+    copying(source)(fleet.tenancy, fleet.access, place)
+
+
+def statements(text: str) -> list[str]:
+    return text.strip().replace("\n    ", " ").split("\n")
+
+
+@ON_POSTGRESQL
+def test_everything_in_a_schema_is_copied(make_fleet: MakeFleet) -> None:
+    fleet = make_fleet(2, make=False)
+    fleet.make_places(["t000"])
+    fleet.execute("t000", *statements(EVERYTHING))
+    copy(fleet)
+    source, place = fleet.place("t000"), fleet.place("t001")
+    assert shape_of(fleet.access, place) == shape_of(fleet.access, source)
+    for query in QUERIES:
+        found = []
+        for tenant_id in fleet.ids:
+            with fleet.connect(tenant_id) as connection:
+                rows = connection.exec_driver_sql(query).all()
+                found.append([tuple(row) for row in rows])
+                connection.commit()
+        assert found[0] == found[1], query
+        assert found[0], query
+
+
+@ON_POSTGRESQL
+@pytest.mark.parametrize("what", UNKNOWN)
+def test_what_cannot_be_made_is_not_left_out(
+    make_fleet: MakeFleet, tmp_path: Path, what: str
+) -> None:
+    """A copy is refused; a new tenant gets it from the revisions, and is compared."""
+    fleet = make_fleet(2, make=False)
+    fleet.make_places(["t000"])
+    made = "; ".join(["CREATE TABLE log (a integer, b integer)", UNKNOWN[what]])
+    scripts = scripts_of(tmp_path, {"w1": f'op.execute("""{made}""")'})
+    migrate_tenants(fleet.tenancy, scripts, tenants=[fleet.tenant("t000")]).raise_if_failed()
+    with pytest.raises(ProvisionError, match="create the tenant by its revisions") as caught:
+        copy(fleet)
+    assert what in str(caught.value)
+    with Access(fleet.tenancy.servers) as access:
+        blueprints = Blueprints(access, scripts)
+        source, place = (access.place(fleet.tenant(each)) for each in fleet.ids)
+        blueprints.make(place)
+        assert shape_of(access, place) == shape_of(access, source)
+        assert blueprints.drift(place) == []
+
+
+@pytest.fixture
+def owner(address: ServerAddress) -> Iterator[str]:
+    """A login that is no superuser."""
+    name = f"clone{os.getpid():x}"
+    address.execute(f"CREATE ROLE {name} LOGIN PASSWORD 'clone'")
+    yield name
+    address.execute(f"DROP OWNED BY {name}")
+    address.execute(f"DROP ROLE {name}")
+
+
+@pytest.mark.parametrize("kind", ["postgresql-schema"])
+def test_rows_that_a_policy_hides_are_not_left_out(
+    address: ServerAddress, owner: str, tmp_path: Path
+) -> None:
+    """A blueprint has them, for its place is nobody's; a copy is refused."""
+    address.execute(f"GRANT CREATE ON DATABASE {address.database} TO {owner}")
+    url = address.url("postgresql+psycopg").set(username=owner, password="clone")
+    tenants = [
+        Tenant(
+            f"{each}{os.getpid():x}", Placement("main", Isolation.SCHEMA, None, f"{owner}{each}")
+        )
+        for each in ("one", "two", "three")
+    ]
+    tenancy = Tenancy(MappingDirectory(tenants), {"main": Server.from_url("main", url)})
+    scripts = scripts_of(
+        tmp_path,
+        {
+            "x1": "op.create_table('plans', sa.Column('id', sa.Integer, primary_key=True))\n"
+            "op.execute('INSERT INTO plans VALUES (1)')\n"
+            "op.execute('ALTER TABLE plans ENABLE ROW LEVEL SECURITY')\n"
+            "op.execute('ALTER TABLE plans FORCE ROW LEVEL SECURITY')\n"
+            "op.execute('CREATE POLICY few ON plans USING (id > 7)')"
+        },
+    )
+    with Access(tenancy.servers) as access:
+        one, two, three = (access.place(each) for each in tenants)
+        for place in (one, three):
+            make_place(access, place)
+        migrate_tenants(tenancy, scripts, tenants=tenants[:1]).raise_if_failed()
+        Blueprints(access, scripts).make(two)
+        count = f'SELECT count(*) FROM "{two.schema}".plans'
+        assert address.execute(count) == [(1,)]
+        with pytest.raises(Exception, match="row-level security policy"):
+            copying(one)(tenancy, access, three)
+    tenancy.close()
+
+
+@pytest.mark.parametrize("kind", ["mariadb"])
+def test_a_copy_on_mariadb(make_fleet: MakeFleet) -> None:
+    fleet = make_fleet(2, make=False)
+    fleet.make_places(["t000"])
+    fleet.execute(
+        "t000",
+        "CREATE TABLE one (id INTEGER AUTO_INCREMENT PRIMARY KEY, two INTEGER, "
+        "doubled INTEGER AS (id * 2) VIRTUAL, tripled INTEGER AS (two * 3) STORED)",
+        "CREATE TABLE two (id INTEGER PRIMARY KEY, one INTEGER REFERENCES one (id))",
+        "ALTER TABLE one ADD FOREIGN KEY (two) REFERENCES two (id)",
+        "CREATE VIEW both_of_them AS SELECT one.id, tripled FROM one JOIN two ON one.two = two.id",
+        "SET foreign_key_checks = 0",
+        "INSERT INTO one (id, two) VALUES (7, 1)",
+        "INSERT INTO two VALUES (1, 7)",
+    )
+    copy(fleet)
+    for query in ("SELECT * FROM one", "SELECT * FROM two", "SELECT * FROM both_of_them"):
+        assert fleet.rows("t001", query) == fleet.rows("t000", query) != []
+    fleet.execute("t000", "CREATE TRIGGER t BEFORE INSERT ON two FOR EACH ROW SET NEW.one = 7")
+    with pytest.raises(ProvisionError, match="trigger t of two"):
+        copy(fleet)
