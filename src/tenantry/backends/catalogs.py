@@ -23,6 +23,12 @@ WITH place AS (
   SELECT c.*, p.nspname, p.prefix FROM pg_catalog.pg_class c
     JOIN place p ON p.oid = c.relnamespace
    WHERE c.relname NOT IN ('tenantry_steps')
+), routine AS (  -- read once: the catalog is long, whatever is in the place
+  SELECT f.*, p.nspname, p.prefix FROM pg_catalog.pg_proc f
+    JOIN place p ON p.oid = f.pronamespace
+), type AS (
+  SELECT y.*, p.nspname, p.prefix FROM pg_catalog.pg_type y
+    JOIN place p ON p.oid = y.typnamespace
 ), object AS (
   SELECT nspname, 'table' AS kind, relname AS table, relname AS name,
          CASE relkind WHEN 'p' THEN 'partitioned' ELSE 'table' END
@@ -113,20 +119,21 @@ WITH place AS (
                      ''), 0, r.prefix
     FROM relation r JOIN pg_catalog.pg_policy o ON o.polrelid = r.oid
   UNION ALL
-  SELECT p.nspname, 'function', f.proname,
+  SELECT f.nspname, 'function', f.proname,
          f.proname || '(' || pg_catalog.pg_get_function_identity_arguments(f.oid) || ')',
          pg_catalog.pg_get_functiondef(f.oid),
          -- After the tables, if it takes or gives a row of one.
          (SELECT count(*) FROM pg_catalog.pg_type y
            WHERE y.oid = ANY(f.proargtypes::oid[] || f.prorettype)
              AND EXISTS (SELECT 1 FROM pg_catalog.pg_class c
-                          WHERE c.oid = y.typrelid AND c.relkind <> 'c'))::integer, p.prefix
-    FROM place p JOIN pg_catalog.pg_proc f ON f.pronamespace = p.oid AND f.prokind IN ('f', 'p')
-   WHERE NOT EXISTS (SELECT 1 FROM pg_catalog.pg_depend d  -- a range type makes its own
+                          WHERE c.oid = y.typrelid AND c.relkind <> 'c'))::integer, f.prefix
+    FROM routine f
+   WHERE f.prokind IN ('f', 'p') AND NOT EXISTS (  -- a range type makes its own
+                     SELECT 1 FROM pg_catalog.pg_depend d
                       WHERE d.objid = f.oid AND d.deptype = 'i'
                         AND d.classid = 'pg_catalog.pg_proc'::pg_catalog.regclass)
   UNION ALL
-  SELECT p.nspname, 'type', y.typname, y.typname,
+  SELECT y.nspname, 'type', y.typname, y.typname,
          CASE y.typtype WHEN 'e' THEN 'ENUM (' ||
            (SELECT pg_catalog.string_agg(pg_catalog.quote_literal(e.enumlabel), ', '
                                          ORDER BY e.enumsortorder)
@@ -143,8 +150,8 @@ WITH place AS (
                 ' CONSTRAINT ' || pg_catalog.quote_ident(k.conname) || ' '
                 || pg_catalog.pg_get_constraintdef(k.oid), '' ORDER BY k.conname)
                 FROM pg_catalog.pg_constraint k WHERE k.contypid = y.oid AND k.contype = 'c'), '')
-         END, y.oid::bigint::integer, p.prefix
-    FROM place p JOIN pg_catalog.pg_type y ON y.typnamespace = p.oid
+         END, y.oid::bigint::integer, y.prefix
+    FROM type y
    WHERE y.typtype IN ('e', 'd') OR EXISTS (
      SELECT 1 FROM pg_catalog.pg_class c WHERE c.oid = y.typrelid AND c.relkind = 'c')
   UNION ALL
@@ -166,20 +173,20 @@ WITH place AS (
      AND e.objsubid > 0
    WHERE r.relkind IN ('r', 'p', 'v', 'm')
   UNION ALL
-  SELECT p.nspname, 'comment', '',
+  SELECT f.nspname, 'comment', '',
          'ROUTINE ' || f.proname || '(' || pg_catalog.pg_get_function_identity_arguments(f.oid)
-         || ')', e.description, 0, p.prefix
-    FROM place p JOIN pg_catalog.pg_proc f ON f.pronamespace = p.oid AND f.prokind IN ('f', 'p')
-    JOIN pg_catalog.pg_description e
-      ON e.objoid = f.oid AND e.classoid = 'pg_catalog.pg_proc'::pg_catalog.regclass
+         || ')', e.description, 0, f.prefix
+    FROM routine f CROSS JOIN LATERAL (
+      SELECT pg_catalog.obj_description(f.oid, 'pg_proc')) AS e (description)
+   WHERE f.prokind IN ('f', 'p') AND e.description IS NOT NULL
   UNION ALL
   -- What can be compared and not made: see UNKNOWN.
-  SELECT p.nspname, 'other', '', 'aggregate ' || f.proname || '('
-         || pg_catalog.pg_get_function_identity_arguments(f.oid) || ')', '', 0, p.prefix
-    FROM place p JOIN pg_catalog.pg_proc f ON f.pronamespace = p.oid AND f.prokind IN ('a', 'w')
+  SELECT f.nspname, 'other', '', 'aggregate ' || f.proname || '('
+         || pg_catalog.pg_get_function_identity_arguments(f.oid) || ')', '', 0, f.prefix
+    FROM routine f WHERE f.prokind IN ('a', 'w')
   UNION ALL
-  SELECT p.nspname, 'other', '', 'type ' || y.typname, y.typtype::text, 0, p.prefix
-    FROM place p JOIN pg_catalog.pg_type y ON y.typnamespace = p.oid
+  SELECT y.nspname, 'other', '', 'type ' || y.typname, y.typtype::text, 0, y.prefix
+    FROM type y
    WHERE y.typtype = 'r' OR (y.typtype = 'b' AND y.typelem = 0)
   UNION ALL
   SELECT r.nspname, 'other', r.relname, 'rule ' || w.rulename,
@@ -215,10 +222,9 @@ WITH place AS (
     JOIN pg_catalog.pg_attribute a ON a.attrelid = r.oid AND a.attnum > 0 AND NOT a.attisdropped
    WHERE a.attstattarget >= 0 OR a.attoptions IS NOT NULL OR a.attacl IS NOT NULL
   UNION ALL
-  SELECT p.nspname, 'other', '', 'grants on ' || f.proname || '('
-         || pg_catalog.pg_get_function_identity_arguments(f.oid) || ')', g.grants, 0, p.prefix
-    FROM place p JOIN pg_catalog.pg_proc f ON f.pronamespace = p.oid
-    CROSS JOIN LATERAL (SELECT pg_catalog.string_agg(
+  SELECT f.nspname, 'other', '', 'grants on ' || f.proname || '('
+         || pg_catalog.pg_get_function_identity_arguments(f.oid) || ')', g.grants, 0, f.prefix
+    FROM routine f CROSS JOIN LATERAL (SELECT pg_catalog.string_agg(
         a.grantee::pg_catalog.regrole::text || ' ' || a.is_grantable, ', ' ORDER BY a.grantee)
         FROM pg_catalog.aclexplode(f.proacl) a WHERE a.grantee <> f.proowner) AS g (grants)
    WHERE f.proacl IS NOT NULL AND g.grants IS DISTINCT FROM '- false'

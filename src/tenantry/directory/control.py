@@ -67,6 +67,7 @@ class ControlDatabase:
         # queue up instead.
         file = self.engine.dialect.name == "sqlite"
         self._write_lock = threading.Lock() if file else None
+        self._first = threading.Lock()
 
     def read(self, body: Callable[[Connection], T]) -> T:
         """What *body* reads.
@@ -93,6 +94,9 @@ class ControlDatabase:
         Raises:
             DirectoryUnavailableError: There is no connection to be had.
         """
+        # Of several at once only one can be done; the others of this process need not try.
+        if not self._first.acquire(blocking=False):
+            return None
         connected = False
 
         def once(connection: Connection) -> T:
@@ -105,6 +109,8 @@ class ControlDatabase:
         except DirectoryUnavailableError:
             if not connected:
                 raise
+        finally:
+            self._first.release()
         return None
 
     def write(self, body: Callable[[Connection], T]) -> T:
@@ -127,6 +133,7 @@ class ControlDatabase:
     def after_fork(self) -> None:
         """Leave the parent's connections alone; the child opens its own."""
         self.engine.dispose(close=False)
+        self._first = threading.Lock()
         if self._write_lock is not None:
             self._write_lock = threading.Lock()
 

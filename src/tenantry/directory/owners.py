@@ -8,6 +8,7 @@ from sqlalchemy import (
     ARRAY,
     String,
     and_,
+    any_,
     bindparam,
     cast,
     func,
@@ -34,51 +35,48 @@ class Owners:
 
     def __init__(self, tables: Tables) -> None:
         self._tables = tables
-        self._queries: dict[bool, Any] = {}
+        self._queries: dict[tuple[bool, bool], Any] = {}
         self._additions: dict[tuple[bool, bool], Any] = {}
 
-    def query(self, rows: bool) -> Any:
-        """Who has what a tenant wants: rows of (what, the owner's id, a generation or 0)."""
-        query = self._queries.get(rows)
+    def query(self, rows: bool, *, arrays: bool = False) -> Any:
+        """Who has what a tenant wants: rows of (what, the owner's id, a generation or 0).
+
+        With *arrays* of PostgreSQL its text is always the same, and SQLAlchemy has less to do.
+        """
+        query = self._queries.get((rows, arrays))
         if query is None:
             tenants, identifiers = self._tables.tenants, self._tables.identifiers
             buried = self._tables.tombstones
             place = tenants.c.sole_place if rows else tenants.c.place
-            names: Any = bindparam("names", expanding=True)
             tenant_id: Any = bindparam("who")
             key: Any = bindparam("whose_key")
             none: Any = literal_column("0")
             least: Any = func.min(tenants.c.id)  # one will do, there may be thousands
+
+            def among(column: Any, name: str) -> Any:
+                if arrays:
+                    return column == any_(cast(bindparam(name), ARRAY(String)))
+                return column.in_(bindparam(name, expanding=True))
+
             here: Any = or_(
-                and_(
-                    tenants.c.server.in_(bindparam("servers", expanding=True)),
-                    tenants.c.database.in_(bindparam("databases", expanding=True)),
-                ),
-                and_(
-                    tenants.c.server.in_(bindparam("own", expanding=True)),
-                    tenants.c.database.is_(None),
-                ),
+                and_(among(tenants.c.server, "servers"), among(tenants.c.database, "databases")),
+                and_(among(tenants.c.server, "own"), tenants.c.database.is_(None)),
             )
-            crowd: Any = tenants.c.isolation.in_(bindparam("crowd", expanding=True))
+            crowd: Any = among(tenants.c.isolation, "crowd")
 
             def part(what: str, owner: Any, number: Any, where: Any) -> Any:
                 return select(literal_column(f"'{what}'").label("what"), owner, number).where(where)
 
-            query = self._queries[rows] = union_all(
-                part("name", tenants.c.id, tenants.c.generation, tenants.c.id.in_(names)),
+            query = self._queries[rows, arrays] = union_all(
+                part("name", tenants.c.id, tenants.c.generation, among(tenants.c.id, "names")),
                 part(
                     "identifier",
                     identifiers.c.tenant_id,
                     none,
-                    identifiers.c.identifier.in_(names),
+                    among(identifiers.c.identifier, "names"),
                 ),
                 part("left", identifiers.c.tenant_id, none, identifiers.c.tenant_id == tenant_id),
-                part(
-                    "place",
-                    tenants.c.id,
-                    none,
-                    place.in_(bindparam("places", expanding=True)),
-                ),
+                part("place", tenants.c.id, none, among(place, "places")),
                 part("crowd", least, none, and_(here, crowd, tenants.c.id != tenant_id)),
                 part("key", tenants.c.id, none, tenants.c.key == key),
                 part("key", buried.c.id, none, buried.c.key == key),
@@ -97,7 +95,7 @@ class Owners:
         addition = self._additions.get((rows, named))
         if addition is None:
             tenants, version = self._tables.tenants, self._tables.version
-            found = self.query(rows).cte("found")
+            found = self.query(rows, arrays=True).cte("found")
             what, owner, number = found.c
             taken = select(owner).where(what != literal_column("'buried'"), owner.is_not(None))
             last = select(func.coalesce(func.max(number), 0)).scalar_subquery()
