@@ -216,3 +216,32 @@ def test_a_copy_on_mariadb(make_fleet: MakeFleet) -> None:
     fleet.execute("t000", "CREATE TRIGGER t BEFORE INSERT ON two FOR EACH ROW SET NEW.one = 7")
     with pytest.raises(ProvisionError, match="trigger t of two"):
         copy(fleet)
+
+
+@ON_POSTGRESQL
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "CREATE TABLE a (b text DEFAULT 'see {schema}.example.org')",
+        "CREATE FUNCTION a() RETURNS text LANGUAGE sql AS 'SELECT ''{schema}.a'''",
+        "CREATE VIEW a AS SELECT 'at {schema}.a'::text AS b",
+    ],
+)
+def test_a_text_that_names_the_place_is_not_cut(make_fleet: MakeFleet, statement: str) -> None:
+    """It means the tenant that is copied, or just says so: nobody knows, so it is not changed."""
+    fleet = make_fleet(2, make=False)
+    fleet.make_places(["t000"])
+    schema = fleet.place("t000").schema or "public"
+    made = statement.format(schema=schema)
+    fleet.execute("t000", made)
+    if schema != "public":
+        with pytest.raises(ProvisionError, match=" a"):
+            copy(fleet)
+        return
+    copy(fleet)
+    query = (
+        "SELECT pg_get_expr(adbin, adrelid) FROM pg_attrdef UNION ALL "
+        "SELECT prosrc FROM pg_proc WHERE proname = 'a' UNION ALL "
+        "SELECT definition FROM pg_views WHERE viewname = 'a'"
+    )
+    assert fleet.rows("t001", query) == fleet.rows("t000", query) != []

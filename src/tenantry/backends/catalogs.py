@@ -1,9 +1,8 @@
 """Queries that say what is in a place, one row per object: (place, kind, table, name,
-definition, position).
+definition, position), on PostgreSQL with what the place's own objects are called by in them.
 
-Definitions name objects of the place itself without its name, so that two places compare. They
-are SQL, as far as the server keeps it, so that a difference can be repaired. Every query is for
-a list of places at once.
+Definitions are SQL, as far as the server keeps it, so that a difference can be repaired. Every
+query is for a list of places at once.
 """
 
 from __future__ import annotations
@@ -229,10 +228,7 @@ WITH place AS (
         FROM pg_catalog.aclexplode(f.proacl) a WHERE a.grantee <> f.proowner) AS g (grants)
    WHERE f.proacl IS NOT NULL AND g.grants IS DISTINCT FROM '- false'
 )
-SELECT nspname, kind, "table", pg_catalog.replace(name, prefix, ''),
-       CASE kind WHEN 'comment' THEN definition
-                 ELSE pg_catalog.replace(definition, prefix, '') END,
-       position
+SELECT nspname, kind, "table", name, definition, position, prefix
   FROM object"""
 
 # InnoDB treats NO ACTION as RESTRICT, and tells now the one and now the other.

@@ -70,7 +70,7 @@ def read_blueprint(
     return Blueprint(
         heads,
         shape,
-        creation(shape, place.backend),
+        creation(shape, place.backend, same_name=place.schema is None),
         tuple(rows),
         tuple(sequence_states(connection, place)),
     )

@@ -64,7 +64,7 @@ def _copy(access: Access, source: Place, place: Place, rows: bool, keep: tuple[s
         drop_place(access, place)
         make_place(access, place)
     shape = shape_of(access, source)
-    made = creation(shape, source.backend)
+    made = creation(shape, source.backend, same_name=place.schema == source.schema)
     if made.unknown:
         raise ProvisionError(
             f"tenant {source.name!r} has what a copy cannot be given: "

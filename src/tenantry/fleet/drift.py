@@ -98,14 +98,18 @@ class Creation:
     unknown: tuple[str, ...]
 
 
-def creation(shape: Shape, backend: Backend) -> Creation:
-    """What makes *shape* in an empty place."""
+def creation(shape: Shape, backend: Backend, *, same_name: bool = True) -> Creation:
+    """What makes *shape* in an empty place, whose schema is or is not named as the first one's.
+
+    A text in it that names the schema may mean just that one: in another it is unknown.
+    """
     before: list[str] = []
     after: list[str] = []
     unknown: list[str] = []
     for difference in differences(shape, Shape({}), backend):
         item = difference.item
-        if not difference.repair and backend.kind != "sqlite":
+        unmade = not difference.repair and backend.kind != "sqlite"
+        if unmade or (item.verbatim and not same_name):
             unknown.append(_label(item))
         for statement in difference.repair:
             late = _kind(item) in _AFTER_ROWS or statement.endswith(_SECURITY)
@@ -139,7 +143,7 @@ def _label(item: Item) -> str:
 
 def _make(item: Item, expected: Shape, backend: Backend) -> Sequence[str]:
     q = backend.quote
-    table, name, definition = q(item.table), q(item.name), item.definition
+    table, name, definition = q(item.table), q(item.name), item.verbatim or item.definition
     kind = item.kind
     if kind == "table":
         return _make_table(item, expected, backend)
@@ -208,7 +212,7 @@ def _make_table(item: Item, expected: Shape, backend: Backend) -> list[str]:
         ),
         key=lambda each: each.position,
     )
-    parts = [f"{backend.quote(each.name)} {each.definition}" for each in columns]
+    parts = [f"{backend.quote(each.name)} {each.verbatim or each.definition}" for each in columns]
     options = ""
     if backend.kind == "mysql":
         # An AUTO_INCREMENT column has to be a key from the beginning.

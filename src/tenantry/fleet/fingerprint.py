@@ -31,7 +31,9 @@ AT_A_TIME = 100
 class Item:
     """One object: its *kind*, the *table* it belongs to, its *name* and its *definition*.
 
-    *position* orders objects of a kind when they are made; it is no part of the shape.
+    The definition names objects of the place without the place, so that two places compare.
+    *position* orders objects of a kind when they are made; it is no part of the shape. *verbatim*
+    is the definition with the texts in it as they are, where one names the place; else empty.
     """
 
     kind: str
@@ -39,6 +41,7 @@ class Item:
     name: str
     definition: str
     position: int = field(default=0, compare=False)
+    verbatim: str = field(default="", compare=False)
 
     @property
     def key(self) -> tuple[str, str, str]:
@@ -128,9 +131,36 @@ def _sorted(
     connection: Connection, query: Any, parameters: Mapping[str, Any], names: Mapping[str, Place]
 ) -> dict[tuple[str, str, str], Shape]:
     items: dict[str, list[Item]] = {name: [] for name in names}
-    for place, kind, table, name, definition, position in connection.execute(query, parameters):
-        items[place].append(Item(kind, str(table), str(name), str(definition or ""), position))
+    for row in connection.execute(query, parameters):
+        place, kind, table, name, definition, position, *prefix = row
+        definition, verbatim = str(definition or ""), ""
+        if prefix and kind != "comment":
+            definition, verbatim = _without(prefix[0], definition)
+        name = _without(prefix[0], str(name))[0] if prefix else str(name)
+        items[place].append(Item(kind, str(table), name, definition, position, verbatim))
     return {names[name].key: _shape(found) for name, found in items.items()}
+
+
+#: A text of PostgreSQL's, in quotes or dollars; or the name of an object in quotes.
+_TEXT = re.compile(
+    r"(?P<name>'(?:[^']|'')*'(?=::reg))|'(?:[^']|'')*'|(?P<tag>\$\w*\$).*?(?P=tag)", re.DOTALL
+)
+
+
+def _without(prefix: str, definition: str) -> tuple[str, str]:
+    """*definition* without *prefix*; and the same with its texts as they are, if one has it."""
+    own = re.compile(rf'(?<![\w$".]){re.escape(prefix)}')
+    if own.search(definition) is None:
+        return definition, ""
+    verbatim, end, in_text = [], 0, False
+    for text_ in _TEXT.finditer(definition):
+        verbatim.append(own.sub("", definition[end : text_.start()]))
+        named = text_["name"] is not None
+        verbatim.append(own.sub("", text_[0]) if named else text_[0])
+        in_text = in_text or (not named and own.search(text_[0]) is not None)
+        end = text_.end()
+    verbatim.append(own.sub("", definition[end:]))
+    return own.sub("", definition), "".join(verbatim) if in_text else ""
 
 
 def _shape(items: Iterable[Item]) -> Shape:
