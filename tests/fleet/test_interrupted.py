@@ -13,7 +13,7 @@ from tenantry.backends.versions import STEPS_TABLE
 from tenantry.fleet import Scripts, Settings, migrate_tenants, migration_status
 from tenantry.fleet.replay import Sort, sort_of
 from tests.fleet.conftest import MakeFleet
-from tests.fleet.fleets import Fleet, scripts_of
+from tests.fleet.fleets import Fleet, migrated
 
 FIRST = (
     "op.create_table('notes', sa.Column('id', sa.Integer, primary_key=True), "
@@ -99,8 +99,7 @@ def kill_at(fleet: Fleet, scripts: Scripts, points: Mapping[str, int | str]) -> 
 
 def begun(fleet: Fleet, folder: Path, revisions: dict[str, str], stop: int | str) -> Scripts:
     """Every tenant at the first revision, and killed in the second."""
-    scripts = scripts_of(folder, revisions)
-    migrate_tenants(fleet.tenancy, scripts, settings=Settings("g1")).raise_if_failed()
+    scripts = migrated(fleet, folder, revisions, to="g1")
     kill_at(fleet, scripts, dict.fromkeys(fleet.ids, stop))
     return scripts
 
@@ -111,8 +110,7 @@ def test_a_live_revision_that_is_killed_goes_on_where_it_was(
     """At each point of it: nothing is done twice, nothing is left out, nobody's hand is needed."""
     fleet = make_fleet(POINTS + 1)
     *victims, reference = fleet.ids
-    scripts = scripts_of(tmp_path, {"g1": FIRST, "g2": LIVE})
-    migrate_tenants(fleet.tenancy, scripts, settings=Settings("g1")).raise_if_failed()
+    scripts = migrated(fleet, tmp_path, {"g1": FIRST, "g2": LIVE}, to="g1")
     kill_at(fleet, scripts, {each: point for point, each in enumerate(victims)})
     migrate_tenants(fleet.tenancy, scripts, failure_budget=POINTS).raise_if_failed()
     for tenant_id in [reference, *victims]:
@@ -123,6 +121,20 @@ def test_a_live_revision_that_is_killed_goes_on_where_it_was(
         assert fleet.rows(tenant_id, marks) == [(2, 3)], tenant_id
         assert fleet.rows(tenant_id, "SELECT version_num FROM alembic_version") == [("g2",)]
     assert not any(each.standing.interrupted for each in migration_status(fleet.tenancy, scripts))
+
+
+def test_one_that_is_killed_again_goes_on_too(make_fleet: MakeFleet, tmp_path: Path) -> None:
+    """What the second run did is not forgotten by the third."""
+    pairs = [(1, 3), (3, 7), (6, 10), (8, 12)]
+    fleet = make_fleet(len(pairs))
+    scripts = migrated(fleet, tmp_path, {"g1": FIRST, "g2": LIVE}, to="g1")
+    for points in zip(*pairs, strict=True):
+        kill_at(fleet, scripts, dict(zip(fleet.ids, points, strict=True)))
+    migrate_tenants(fleet.tenancy, scripts).raise_if_failed()
+    for tenant_id in fleet.ids:
+        numbers = fleet.rows(tenant_id, "SELECT number FROM notes ORDER BY number")
+        assert numbers == [(1,), (2,), (13,), (14,), (15,)], tenant_id
+        assert fleet.rows(tenant_id, "SELECT changed FROM marks") == [(3,)]
 
 
 @pytest.mark.parametrize("kind", ["mariadb"])
@@ -144,7 +156,8 @@ def test_a_live_revision_that_failed_goes_on_once_the_cause_is_gone(
     make_fleet: MakeFleet, tmp_path: Path
 ) -> None:
     fleet = make_fleet(1)
-    scripts = scripts_of(
+    scripts = migrated(
+        fleet,
         tmp_path,
         {
             "g1": FIRST,
@@ -155,8 +168,8 @@ def test_a_live_revision_that_failed_goes_on_once_the_cause_is_gone(
             "op.create_table('marks', sa.Column('id', sa.Integer, primary_key=True))\n"
             "bind.execute(sa.text('INSERT INTO notes (number) VALUES (2)'))",
         },
+        to="g1",
     )
-    migrate_tenants(fleet.tenancy, scripts, settings=Settings("g1")).raise_if_failed()
     fleet.execute("t000", "CREATE TABLE marks (id INTEGER)")
     for _ in range(2):  # what the server refused is not in doubt: it is refused again
         (outcome,) = migrate_tenants(fleet.tenancy, scripts).outcomes
@@ -186,8 +199,7 @@ def test_what_was_refused_is_refused_again(
 ) -> None:
     """A column that is there already was not made by the run before, which failed over it."""
     fleet = make_fleet(1)
-    scripts = scripts_of(tmp_path, {"g1": FIRST, "g2": revision})
-    migrate_tenants(fleet.tenancy, scripts, settings=Settings("g1")).raise_if_failed()
+    scripts = migrated(fleet, tmp_path, {"g1": FIRST, "g2": revision}, to="g1")
     drift, undo = "CREATE INDEX number ON notes (id)", "DROP INDEX number"
     if fleet.kind == "mariadb":
         drift, undo = "ALTER TABLE notes ADD number INTEGER", "ALTER TABLE notes DROP number"
@@ -316,8 +328,7 @@ def test_a_revision_goes_on_as_it_was_begun(make_fleet: MakeFleet, tmp_path: Pat
         "    op.create_index('notes_number', 'notes', ['number'])\n"
         "op.execute('INSERT INTO notes (id, number) VALUES (1, 1)')"
     )
-    scripts = scripts_of(tmp_path, {"g1": FIRST, "g2": revision})
-    migrate_tenants(fleet.tenancy, scripts, settings=Settings("g1")).raise_if_failed()
+    scripts = migrated(fleet, tmp_path, {"g1": FIRST, "g2": revision}, to="g1")
     fleet.execute("t000", "INSERT INTO notes (id) VALUES (1)")
     live = Settings("heads", online=True)
     assert not migrate_tenants(fleet.tenancy, scripts, settings=live).ok
@@ -338,8 +349,7 @@ def test_a_revision_begun_as_statements_does_not_go_on_live(
         "    op.create_index('notes_body', 'notes', ['body'])\n"
         "op.execute('INSERT INTO notes (id) VALUES (1)')"
     )
-    scripts = scripts_of(tmp_path, {"g1": FIRST, "g2": revision})
-    migrate_tenants(fleet.tenancy, scripts, settings=Settings("g1")).raise_if_failed()
+    scripts = migrated(fleet, tmp_path, {"g1": FIRST, "g2": revision}, to="g1")
     fleet.execute("t000", "INSERT INTO notes (id) VALUES (1)")
     assert not migrate_tenants(fleet.tenancy, scripts).ok
     fleet.execute("t000", "DELETE FROM notes")
