@@ -1,9 +1,10 @@
 """Every way to reach a tenant on PostgreSQL beside a plain engine: round trips, and wall time at
 one millisecond of network.
 
-The same ORM transaction (begin, one select, commit) on each, in turns, through a proxy that counts
-and holds back. Each side is a process of its own, as in ``routing``, and the plain one has as many
-engines as the other has connections: one for each tenant, or one for all where they share it.
+The same ORM transaction of the same model (begin, one select, commit) on each, in turns, through
+a proxy that counts and holds back. Each side is a process of its own, as in ``routing``, and the
+plain one has as many engines as the other has connections: one for each tenant, or one for all
+where they share it.
 Two processes of the same code differ by more than what is measured here, so each way has several
 pairs of them; what counts is the median of the pairs.
 A PostgreSQL is started for it, or ``TENANTRY_TEST_POSTGRESQL_URL`` names one.
@@ -24,32 +25,22 @@ from pathlib import Path
 from typing import Any
 
 import sqlalchemy
-from sqlalchemy import String, create_engine
+from sqlalchemy import create_engine
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
-from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
+from sqlalchemy.orm import Session
 
 from benchmarks.proxy import CountingProxy, counting_proxy
 from benchmarks.routing import server
 from tenantry import Isolation
 from tenantry.tenant import Switch
 from tenantry.testing.address import ServerAddress
-from tests.places import KINDS, Author, Door, Kind, Place, made
+from tests.places import KINDS, Author, Base, Door, Kind, Place, made
 
 KEYS = {"uk": 1, "aus": 2}  # the row that each tenant reads
 TENANTS = list(KEYS)
 ROUND_TRIP = 0.001  # seconds
 Transaction = Callable[[str], Awaitable[None]]
 Close = Callable[[], Awaitable[None]]
-
-
-class Plain(DeclarativeBase):
-    pass
-
-
-class PlainAuthor(Plain):
-    __tablename__ = "authors"
-    id: Mapped[int] = mapped_column(primary_key=True)
-    name: Mapped[str] = mapped_column(String(80))
 
 
 def plain_side(place: Place) -> tuple[Transaction, Close]:
@@ -68,7 +59,7 @@ def plain_side(place: Place) -> tuple[Transaction, Close]:
 
         async def awaited(tenant_id: str) -> None:
             async with AsyncSession(aengines[urls[tenant_id]]) as session:
-                assert await session.get(PlainAuthor, KEYS[tenant_id]) is not None
+                assert await session.get(Author, KEYS[tenant_id]) is not None
                 await session.commit()
 
         async def adispose() -> None:
@@ -80,7 +71,7 @@ def plain_side(place: Place) -> tuple[Transaction, Close]:
 
     async def blocking(tenant_id: str) -> None:
         with Session(engines[urls[tenant_id]]) as session:
-            assert session.get(PlainAuthor, KEYS[tenant_id]) is not None
+            assert session.get(Author, KEYS[tenant_id]) is not None
             session.commit()
 
     async def dispose() -> None:
@@ -95,9 +86,9 @@ def plain_database(place: Place) -> sqlalchemy.URL:
     assert place.address is not None
     url = place.address.url("postgresql+psycopg", place.database("plain"))
     owner = create_engine(url)
-    Plain.metadata.create_all(owner)
+    Base.metadata.create_all(owner)
     with Session(owner) as session:
-        session.add_all(PlainAuthor(id=key, name="plain") for key in KEYS.values())
+        session.add_all(Author(id=key, name="plain", tenant_id=name) for name, key in KEYS.items())
         session.commit()
     owner.dispose()
     return url.set(drivername=f"postgresql+{place.kind.driver}")
