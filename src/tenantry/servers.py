@@ -243,7 +243,7 @@ class Server:
     @property
     def root(self) -> Path:
         """The folder that holds the tenants' files (SQLite only), absolute."""
-        return Path(self.url.database or ".").resolve()
+        return Path(os.path.realpath(self.url.database or "."))
 
     def url_with_secrets(self, url: URL) -> URL:
         """*url* with this server's secrets filled in, for the driver and nobody else."""

@@ -13,6 +13,7 @@ from tenantry.directory import MappingDirectory
 from tenantry.errors import ProvisionError
 from tenantry.fleet import Access, Blueprints, copying, make_place, migrate_tenants
 from tenantry.fleet.fingerprint import shape_of
+from tenantry.fleet.places import exec_all
 from tenantry.testing.address import ServerAddress
 from tests.fleet.conftest import MakeFleet
 from tests.fleet.fleets import Fleet, scripts_of
@@ -55,6 +56,15 @@ COMMENT ON COLUMN parents.name IS 'short'
 COMMENT ON VIEW a_top IS 'top'
 COMMENT ON MATERIALIZED VIEW m_summary IS 'sum'
 COMMENT ON FUNCTION twice(integer) IS 'n and n'
+COMMENT ON INDEX partly IS 'said of an index'
+COMMENT ON CONSTRAINT parents_name_key ON parents IS 'said of a constraint'
+COMMENT ON SEQUENCE numbers IS 'said of a sequence'
+COMMENT ON TYPE mood IS 'said of a type'
+COMMENT ON COLUMN a_pair.mood IS 'said of a part'
+COMMENT ON DOMAIN short IS 'said of a domain'
+COMMENT ON CONSTRAINT short_check ON DOMAIN short IS 'said of its constraint'
+COMMENT ON TRIGGER noted ON parents IS 'said of a trigger'
+COMMENT ON POLICY mine ON notes IS 'said of a policy'
 INSERT INTO parents (name) VALUES ('one'), ('two')
 INSERT INTO children (parent, pair, tags, during)
     VALUES (50, '(bad,xy)', '{a,b}', '[2026-01-01,2026-01-02)')
@@ -75,6 +85,51 @@ QUERIES = (
     "SELECT * FROM notes ORDER BY id",
     "SELECT obj_description('a_top'::regclass), obj_description('m_summary'::regclass)",
     "SELECT obj_description('twice(integer)'::regprocedure)",
+    "SELECT count(*) FROM pg_description WHERE description LIKE 'said of %'",
+)
+#: The same kinds of things, by names that have to be quoted.
+ODD_NAMES = """
+CREATE TYPE "My Mood" AS ENUM ('good', 'bad')
+CREATE DOMAIN "Short One" AS varchar(10) CONSTRAINT "Long Enough" CHECK (length(VALUE) > 1)
+CREATE TYPE "A Pair" AS ("My Mood" "My Mood", "Name" "Short One")
+CREATE SEQUENCE "Numbers" START 100 INCREMENT 5
+CREATE FUNCTION "Twice"("N" integer) RETURNS integer IMMUTABLE LANGUAGE sql AS 'SELECT $1 * 2'
+CREATE TABLE "Parents" ("Id" serial PRIMARY KEY, "select" "Short One", "Feeling" "My Mood"[])
+CREATE TABLE "my.children" ("Id" serial CONSTRAINT "The Key" PRIMARY KEY,
+    "a b" integer DEFAULT nextval('"Numbers"'), "Of" integer REFERENCES "Parents", "%" "A Pair",
+    "d.e" integer GENERATED ALWAYS AS ("Twice"("a b")) STORED)
+CREATE TABLE "it is :so" ("a :b" integer, "it's" text COLLATE "C" DEFAULT ' NOT NULL')
+CREATE UNIQUE INDEX "Partly" ON "my.children" ("a b") WHERE "a b" > 5
+CREATE FUNCTION "Shown"(one "Parents") RETURNS text LANGUAGE sql AS 'SELECT one."select"::text'
+CREATE FUNCTION "Noted"() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NEW; END'
+CREATE TRIGGER "When New" AFTER INSERT ON "my.children" FOR EACH ROW EXECUTE FUNCTION "Noted"()
+ALTER TABLE "my.children" ENABLE ALWAYS TRIGGER "When New"
+CREATE VIEW "A View" AS SELECT "Id", "Twice"("Id") AS "T", "Shown"("Parents") FROM "Parents"
+CREATE MATERIALIZED VIEW "A Sum" AS SELECT count(*) AS "N" FROM "A View"
+CREATE UNIQUE INDEX "Sum N" ON "A Sum" ("N")
+ALTER TABLE "Parents" ENABLE ROW LEVEL SECURITY
+CREATE POLICY "Mine" ON "Parents" TO PUBLIC USING ("Id" > 0)
+GRANT SELECT ON "Parents" TO PUBLIC
+GRANT USAGE ON SEQUENCE "Numbers" TO PUBLIC
+COMMENT ON TABLE "my.children" IS 'children'
+COMMENT ON COLUMN "my.children"."d.e" IS 'two'
+COMMENT ON VIEW "A View" IS 'top'
+COMMENT ON FUNCTION "Twice"(integer) IS 'n and n'
+INSERT INTO "Parents" ("select", "Feeling") VALUES ('one', '{good}')
+INSERT INTO "my.children" ("Of", "%") VALUES (1, '(bad,xy)')
+INSERT INTO "it is :so" ("a :b") VALUES (7)
+REFRESH MATERIALIZED VIEW "A Sum"
+"""
+QUERIES_OF_ODD_NAMES = (
+    'SELECT * FROM "Parents"',
+    'SELECT * FROM "my.children"',
+    'SELECT * FROM "it is :so"',
+    'SELECT "N" FROM "A Sum"',
+    'SELECT * FROM "A View"',
+    """INSERT INTO "Parents" ("select") VALUES ('xy') RETURNING "Id" AS id""",
+    'INSERT INTO "my.children" ("Of") VALUES (2) RETURNING "Id", "a b", "d.e"',
+    """SELECT obj_description('"Twice"(integer)'::regprocedure)""",
+    """SELECT pg_get_serial_sequence('"my.children"', 'Id') IS NOT NULL""",
 )
 #: What can be seen and not made.
 UNKNOWN = {
@@ -88,6 +143,15 @@ UNKNOWN = {
     "settings of log": "ALTER TABLE log SET (fillfactor = 70)",
     "settings of log.a": "GRANT SELECT (a) ON log TO PUBLIC",
     "type span": "CREATE TYPE span AS RANGE (subtype = integer)",
+    "operator <+>(integer,integer)": (
+        "CREATE OPERATOR <+> (FUNCTION = int4pl, LEFTARG = integer, RIGHTARG = integer)"
+    ),
+    "collation plain": 'CREATE COLLATION plain FROM pg_catalog."C" ',
+    "text search configuration words": "CREATE TEXT SEARCH CONFIGURATION words (PARSER = default)",
+    "default privileges on new relations": (
+        "DO 'BEGIN EXECUTE format(''ALTER DEFAULT PRIVILEGES IN SCHEMA %I GRANT SELECT ON TABLES "
+        "TO PUBLIC'', current_schema()); END'"
+    ),
     "grants on one()": (
         "CREATE FUNCTION one() RETURNS integer LANGUAGE sql AS 'SELECT 1'; "
         "REVOKE EXECUTE ON FUNCTION one() FROM PUBLIC"
@@ -108,18 +172,29 @@ def statements(text: str) -> list[str]:
 
 
 @ON_POSTGRESQL
-def test_everything_in_a_schema_is_copied(make_fleet: MakeFleet) -> None:
+@pytest.mark.parametrize(
+    ("made", "queries"),
+    [(EVERYTHING, QUERIES), (ODD_NAMES, QUERIES_OF_ODD_NAMES)],
+    ids=["everything", "odd-names"],
+)
+def test_everything_in_a_schema_is_copied(
+    make_fleet: MakeFleet, made: str, queries: tuple[str, ...]
+) -> None:
     fleet = make_fleet(2, make=False)
     fleet.make_places(["t000"])
-    fleet.execute("t000", *statements(EVERYTHING))
+    with fleet.connect("t000") as connection:
+        exec_all(connection, *statements(made))
+        connection.commit()
     copy(fleet)
     source, place = fleet.place("t000"), fleet.place("t001")
     assert shape_of(fleet.access, place) == shape_of(fleet.access, source)
-    for query in QUERIES:
+    for query in queries:
         found = []
         for tenant_id in fleet.ids:
             with fleet.connect(tenant_id) as connection:
-                rows = connection.exec_driver_sql(query).all()
+                rows = connection.exec_driver_sql(
+                    query, execution_options={"no_parameters": True}
+                ).all()
                 found.append([tuple(row) for row in rows])
                 connection.commit()
         assert found[0] == found[1], query
@@ -146,6 +221,73 @@ def test_what_cannot_be_made_is_not_left_out(
         blueprints.make(place)
         assert shape_of(access, place) == shape_of(access, source)
         assert blueprints.drift(place) == []
+
+
+@pytest.fixture
+def extension(address: ServerAddress) -> str:
+    """One that this server can be given: of its contributed ones, or of the wheel's."""
+    query = "SELECT name FROM pg_available_extensions WHERE name IN ('citext', 'vector')"
+    found = sorted(str(name) for (name,) in address.execute(query))
+    if not found:
+        pytest.skip("this machine's PostgreSQL has no extensions; install postgresql-contrib")
+    return found[0]
+
+
+@pytest.mark.parametrize("kind", ["postgresql-database"])
+def test_an_extension_comes_with_the_database(
+    make_fleet: MakeFleet, tmp_path: Path, extension: str
+) -> None:
+    """As itself: its types and functions are not made one by one."""
+    fleet = make_fleet(3, make=False)
+    fleet.make_places(["t000"])
+    made = f"CREATE EXTENSION {extension}; CREATE TABLE words (word {extension})"
+    scripts = scripts_of(tmp_path, {"w1": f'op.execute("{made}")'})
+    migrate_tenants(fleet.tenancy, scripts, tenants=[fleet.tenant("t000")]).raise_if_failed()
+    copy(fleet)
+    with Access(fleet.tenancy.servers) as access:
+        Blueprints(access, scripts).make(access.place(fleet.tenant("t002")))
+    routines = "SELECT FROM pg_proc WHERE pronamespace = 'public'::regnamespace"
+    for tenant_id in fleet.ids:
+        query = f"SELECT extversion FROM pg_extension WHERE extname = '{extension}'"
+        assert fleet.rows(tenant_id, query) == fleet.rows("t000", query) != []
+        assert fleet.rows(tenant_id, routines) != []
+    for tenant_id in fleet.ids:
+        fleet.execute(tenant_id, f"DROP EXTENSION {extension} CASCADE")
+        assert fleet.rows(tenant_id, routines) == []
+
+
+@pytest.mark.parametrize("kind", ["postgresql-schema"])
+def test_an_extension_in_a_schema_is_not_left_out(make_fleet: MakeFleet, extension: str) -> None:
+    """A database has it once, so that a second schema cannot be given it."""
+    fleet = make_fleet(2, make=False)
+    fleet.make_places(["t000"])
+    fleet.execute("t000", f"CREATE EXTENSION {extension}")
+    try:
+        with pytest.raises(ProvisionError, match=f"extension {extension}"):
+            copy(fleet)
+    finally:
+        fleet.execute("t000", f"DROP EXTENSION {extension}")
+
+
+@pytest.mark.parametrize("kind", ["postgresql-database"])
+def test_a_further_schema_is_not_left_out(make_fleet: MakeFleet, tmp_path: Path) -> None:
+    fleet = make_fleet(2, make=False)
+    fleet.make_places(["t000"])
+    made = "CREATE SCHEMA audit; CREATE TABLE audit.log (a integer)"
+    scripts = scripts_of(tmp_path, {"w1": f'op.execute("{made}")'})
+    migrate_tenants(fleet.tenancy, scripts, tenants=[fleet.tenant("t000")]).raise_if_failed()
+    with pytest.raises(ProvisionError, match="schema audit"):
+        copy(fleet)
+    with Access(fleet.tenancy.servers) as access:
+        blueprints = Blueprints(access, scripts)
+        place = access.place(fleet.tenant("t001"))
+        blueprints.make(place)
+        assert fleet.rows("t001", "SELECT count(*) FROM audit.log") == [(0,)]
+        assert blueprints.drift(place) == []
+        fleet.execute("t001", "CREATE SCHEMA other")
+        assert [each.words for each in blueprints.drift(place)] == [
+            "schema other should not be there"
+        ]
 
 
 @pytest.fixture
@@ -202,7 +344,8 @@ def test_a_copy_on_mariadb(make_fleet: MakeFleet) -> None:
     fleet.execute(
         "t000",
         "CREATE TABLE one (id INTEGER AUTO_INCREMENT PRIMARY KEY, two INTEGER, "
-        "doubled INTEGER AS (id * 2) VIRTUAL, tripled INTEGER AS (two * 3) STORED)",
+        "doubled INTEGER AS (id * 2) VIRTUAL, tripled INTEGER AS (two * 3) STORED) "
+        "COMMENT 'it''s one'",
         "CREATE TABLE two (id INTEGER PRIMARY KEY, one INTEGER REFERENCES one (id))",
         "ALTER TABLE one ADD FOREIGN KEY (two) REFERENCES two (id)",
         "CREATE VIEW both_of_them AS SELECT one.id, tripled FROM one JOIN two ON one.two = two.id",
@@ -213,8 +356,30 @@ def test_a_copy_on_mariadb(make_fleet: MakeFleet) -> None:
     copy(fleet)
     for query in ("SELECT * FROM one", "SELECT * FROM two", "SELECT * FROM both_of_them"):
         assert fleet.rows("t001", query) == fleet.rows("t000", query) != []
-    fleet.execute("t000", "CREATE TRIGGER t BEFORE INSERT ON two FOR EACH ROW SET NEW.one = 7")
-    with pytest.raises(ProvisionError, match="trigger t of two"):
+    query = "SELECT table_comment FROM information_schema.tables WHERE table_schema = DATABASE()"
+    assert sorted(fleet.rows("t001", query)) == sorted(fleet.rows("t000", query))
+
+
+#: What can be seen on MariaDB and not made.
+UNKNOWN_ON_MARIADB = {
+    "trigger t of log": "CREATE TRIGGER t BEFORE INSERT ON log FOR EACH ROW SET NEW.a = 7",
+    "function f": "CREATE FUNCTION f(n INTEGER) RETURNS INTEGER RETURN n",
+    "procedure f": "CREATE PROCEDURE f(n INTEGER) SELECT n",
+    "event e": "CREATE EVENT e ON SCHEDULE EVERY 1 DAY DISABLE DO DELETE FROM log",
+    "sequence s": "CREATE SEQUENCE s",
+    "system versioned v": "CREATE TABLE v (a INTEGER) WITH SYSTEM VERSIONING",
+    "partition p of log": "ALTER TABLE log PARTITION BY HASH (a) (PARTITION p)",
+    "settings of log": "ALTER TABLE log ROW_FORMAT=COMPRESSED",
+}
+
+
+@pytest.mark.parametrize("kind", ["mariadb"])
+@pytest.mark.parametrize("what", UNKNOWN_ON_MARIADB)
+def test_what_cannot_be_made_on_mariadb_is_not_left_out(make_fleet: MakeFleet, what: str) -> None:
+    fleet = make_fleet(2, make=False)
+    fleet.make_places(["t000"])
+    fleet.execute("t000", "CREATE TABLE log (a INTEGER, b INTEGER)", UNKNOWN_ON_MARIADB[what])
+    with pytest.raises(ProvisionError, match=what):
         copy(fleet)
 
 

@@ -60,6 +60,65 @@ def test_drift_is_found_named_and_repaired(make_fleet: MakeFleet, tmp_path: Path
         assert blueprints.drift(place) == []
 
 
+#: Kind -> what somebody made by hand, and how it is called.
+EXTRA: dict[str, list[tuple[str, str | None]]] = {
+    "postgresql": [
+        ("CREATE VIEW all_orders AS SELECT id FROM orders", "view all_orders"),
+        ("CREATE MATERIALIZED VIEW a_sum AS SELECT 1 AS n", "materialized view a_sum"),
+        ("CREATE INDEX sum_n ON a_sum (n)", None),  # goes with it
+        ("CREATE SEQUENCE counted", "sequence counted"),
+        ("CREATE TYPE mood AS ENUM ('good', 'bad')", "type mood"),
+        ("CREATE DOMAIN short AS varchar(9)", "type short"),
+        ("CREATE FUNCTION one() RETURNS integer LANGUAGE sql AS 'SELECT 1'", "function one()"),
+        ("CREATE TABLE tried (id serial PRIMARY KEY)", "table tried"),
+        ("GRANT SELECT ON open_orders TO PUBLIC", "grant PUBLIC SELECT of open_orders"),
+        ("CREATE INDEX tried_too ON orders (id)", "index tried_too of orders"),
+        ("CREATE AGGREGATE total (integer) (SFUNC = int4pl, STYPE = integer)", "aggregate total"),
+    ],
+    "mariadb": [
+        ("CREATE VIEW all_orders AS SELECT id FROM orders", "view all_orders"),
+        ("CREATE FUNCTION one(n INTEGER) RETURNS INTEGER RETURN n", "function one"),
+        ("CREATE PROCEDURE two(n INTEGER) SELECT n", "procedure two"),
+        ("CREATE TABLE tried (id INTEGER PRIMARY KEY)", "table tried"),
+        ("CREATE TRIGGER t BEFORE INSERT ON tried FOR EACH ROW SET NEW.id = 7", None),
+        ("CREATE SEQUENCE counted", "sequence counted"),
+    ],
+    "sqlite": [
+        ("CREATE VIEW all_orders AS SELECT id FROM orders", "view all_orders"),
+        ("CREATE TABLE tried (id INTEGER PRIMARY KEY)", "table tried"),
+        ("CREATE INDEX tried_too ON orders (id)", "index tried_too"),
+        ("CREATE TRIGGER t AFTER INSERT ON orders BEGIN SELECT 1; END", "trigger t"),
+    ],
+}
+
+
+def test_what_should_not_be_there_is_named(make_fleet: MakeFleet, tmp_path: Path) -> None:
+    """Each by itself, but what goes with it; and the statements that are said drop it all."""
+    fleet = make_fleet(1)
+    scripts = scripts_of(tmp_path)
+    migrate_tenants(fleet.tenancy, scripts).raise_if_failed()
+    made = EXTRA[fleet.kind.partition("-")[0]]
+    with Access(fleet.tenancy.servers) as access:
+        blueprints = Blueprints(access, scripts)
+        place = access.place(fleet.tenant("t000"))
+        assert blueprints.drift(place) == []
+        with access.enter(place) as connection:
+            exec_all(connection, *(statement for statement, _ in made))
+            connection.commit()
+        found = blueprints.drift(place)
+        assert {each.what for each in found} == {"extra"}
+        said = [each.words for each in found]
+        for _, words in made:
+            assert words is None or sum(words in line for line in said) == 1, (words, said)
+        assert len(found) == sum(words is not None for _, words in made), said
+        by_hand = [each.words for each in found if not each.repair]
+        assert all(words.startswith(("aggregate", "sequence")) for words in by_hand)
+        with access.enter(place) as connection:
+            exec_all(connection, *(line for each in found for line in each.repair))
+            connection.commit()
+        assert [each.words for each in blueprints.drift(place)] == by_hand
+
+
 @pytest.mark.parametrize("kind", ["postgresql-schema"])
 def test_a_missing_policy_is_found_and_repaired(make_fleet: MakeFleet, tmp_path: Path) -> None:
     fleet = make_fleet(1)

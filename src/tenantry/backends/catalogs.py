@@ -18,16 +18,27 @@ POSTGRESQL = """\
 WITH place AS (
   SELECT oid, nspname, pg_catalog.quote_ident(nspname) || '.' AS prefix
     FROM pg_catalog.pg_namespace WHERE nspname = ANY(:places)
+), member AS (  -- what an extension has made comes with it
+  SELECT d.classid, d.objid FROM place p
+    JOIN pg_catalog.pg_extension x ON x.extnamespace = p.oid
+    JOIN pg_catalog.pg_depend d ON d.refobjid = x.oid AND d.deptype = 'e'
+     AND d.refclassid = 'pg_catalog.pg_extension'::pg_catalog.regclass
 ), relation AS (
   SELECT c.*, p.nspname, p.prefix FROM pg_catalog.pg_class c
     JOIN place p ON p.oid = c.relnamespace
    WHERE c.relname NOT IN ('tenantry_steps')
+     AND c.oid NOT IN (SELECT objid FROM member
+                       WHERE classid = 'pg_catalog.pg_class'::pg_catalog.regclass)
 ), routine AS (  -- read once: the catalog is long, whatever is in the place
   SELECT f.*, p.nspname, p.prefix FROM pg_catalog.pg_proc f
     JOIN place p ON p.oid = f.pronamespace
+   WHERE f.oid NOT IN (SELECT objid FROM member
+                       WHERE classid = 'pg_catalog.pg_proc'::pg_catalog.regclass)
 ), type AS (
   SELECT y.*, p.nspname, p.prefix FROM pg_catalog.pg_type y
     JOIN place p ON p.oid = y.typnamespace
+   WHERE y.oid NOT IN (SELECT objid FROM member
+                       WHERE classid = 'pg_catalog.pg_type'::pg_catalog.regclass)
 ), object AS (
   SELECT nspname, 'table' AS kind, relname AS table, relname AS name,
          CASE relkind WHEN 'p' THEN 'partitioned' ELSE 'table' END
@@ -84,7 +95,8 @@ WITH place AS (
          'AS ' || pg_catalog.format_type(s.seqtypid, NULL) || ' INCREMENT BY ' || s.seqincrement
          || ' MINVALUE ' || s.seqmin || ' MAXVALUE ' || s.seqmax || ' START ' || s.seqstart
          || CASE WHEN s.seqcycle THEN ' CYCLE' ELSE '' END
-         || COALESCE((SELECT ' OWNED BY ' || o.relname || '.' || pg_catalog.quote_ident(a.attname)
+         || COALESCE((SELECT ' OWNED BY ' || pg_catalog.quote_ident(o.relname) || '.'
+                             || pg_catalog.quote_ident(a.attname)
                         FROM pg_catalog.pg_depend d
                         JOIN relation o ON o.oid = d.refobjid
                         JOIN pg_catalog.pg_attribute a
@@ -119,7 +131,8 @@ WITH place AS (
     FROM relation r JOIN pg_catalog.pg_policy o ON o.polrelid = r.oid
   UNION ALL
   SELECT f.nspname, 'function', f.proname,
-         f.proname || '(' || pg_catalog.pg_get_function_identity_arguments(f.oid) || ')',
+         pg_catalog.quote_ident(f.proname) || '('
+         || pg_catalog.pg_get_function_identity_arguments(f.oid) || ')',
          pg_catalog.pg_get_functiondef(f.oid),
          -- After the tables, if it takes or gives a row of one.
          (SELECT count(*) FROM pg_catalog.pg_type y
@@ -170,14 +183,50 @@ WITH place AS (
       ON e.objoid = r.oid AND e.classoid = 'pg_catalog.pg_class'::pg_catalog.regclass
     LEFT JOIN pg_catalog.pg_attribute a ON a.attrelid = r.oid AND a.attnum = e.objsubid
      AND e.objsubid > 0
-   WHERE r.relkind IN ('r', 'p', 'v', 'm')
+   WHERE r.relkind IN ('r', 'p', 'v', 'm') OR (r.relkind = 'c' AND e.objsubid > 0)
   UNION ALL
-  SELECT f.nspname, 'comment', '',
-         'ROUTINE ' || f.proname || '(' || pg_catalog.pg_get_function_identity_arguments(f.oid)
-         || ')', e.description, 0, f.prefix
-    FROM routine f CROSS JOIN LATERAL (
-      SELECT pg_catalog.obj_description(f.oid, 'pg_proc')) AS e (description)
-   WHERE f.prokind IN ('f', 'p') AND e.description IS NOT NULL
+  SELECT o.nspname, 'comment', o.whole, o.words, e.description, 0, o.prefix
+    FROM (
+      SELECT nspname, prefix, relname AS whole,
+             'SEQUENCE ' || pg_catalog.quote_ident(relname) AS words,
+             'pg_catalog.pg_class'::pg_catalog.regclass AS catalog, oid
+        FROM relation WHERE relkind = 'S'
+      UNION ALL
+      SELECT r.nspname, r.prefix, r.relname, 'INDEX ' || pg_catalog.quote_ident(i.relname),
+             i.tableoid, i.oid
+        FROM relation r JOIN pg_catalog.pg_index x ON x.indrelid = r.oid
+        JOIN pg_catalog.pg_class i ON i.oid = x.indexrelid
+      UNION ALL
+      SELECT r.nspname, r.prefix, r.relname,
+             pg_catalog.format('CONSTRAINT %I ON %I', k.conname, r.relname), k.tableoid, k.oid
+        FROM relation r JOIN pg_catalog.pg_constraint k ON k.conrelid = r.oid
+      UNION ALL
+      SELECT r.nspname, r.prefix, r.relname,
+             pg_catalog.format('TRIGGER %I ON %I', t.tgname, r.relname), t.tableoid, t.oid
+        FROM relation r JOIN pg_catalog.pg_trigger t ON t.tgrelid = r.oid
+      UNION ALL
+      SELECT r.nspname, r.prefix, r.relname,
+             pg_catalog.format('POLICY %I ON %I', o.polname, r.relname), o.tableoid, o.oid
+        FROM relation r JOIN pg_catalog.pg_policy o ON o.polrelid = r.oid
+      UNION ALL
+      SELECT nspname, prefix, '',
+             CASE typtype WHEN 'd' THEN 'DOMAIN ' ELSE 'TYPE ' END
+             || pg_catalog.quote_ident(typname),
+             'pg_catalog.pg_type'::pg_catalog.regclass, oid
+        FROM type
+      UNION ALL
+      SELECT y.nspname, y.prefix, '',
+             pg_catalog.format('CONSTRAINT %I ON DOMAIN %I', k.conname, y.typname),
+             k.tableoid, k.oid
+        FROM type y JOIN pg_catalog.pg_constraint k ON k.contypid = y.oid
+      UNION ALL
+      SELECT nspname, prefix, '',
+             'ROUTINE ' || pg_catalog.quote_ident(proname) || '('
+             || pg_catalog.pg_get_function_identity_arguments(oid) || ')',
+             'pg_catalog.pg_proc'::pg_catalog.regclass, oid
+        FROM routine WHERE prokind IN ('f', 'p')) o
+    JOIN pg_catalog.pg_description e
+      ON e.objoid = o.oid AND e.classoid = o.catalog AND e.objsubid = 0
   UNION ALL
   -- What can be compared and not made: see UNKNOWN.
   SELECT f.nspname, 'other', '', 'aggregate ' || f.proname || '('
@@ -221,6 +270,29 @@ WITH place AS (
     JOIN pg_catalog.pg_attribute a ON a.attrelid = r.oid AND a.attnum > 0 AND NOT a.attisdropped
    WHERE a.attstattarget >= 0 OR a.attoptions IS NOT NULL OR a.attacl IS NOT NULL
   UNION ALL
+  SELECT p.nspname, 'extension', '', x.extname,
+         'VERSION ' || pg_catalog.quote_literal(x.extversion), 0, p.prefix
+    FROM place p JOIN pg_catalog.pg_extension x ON x.extnamespace = p.oid
+  UNION ALL
+  -- All that a schema can hold and is not seen above: operators, collations, text search ...
+  SELECT p.nspname, 'other', '',
+         replace(pg_catalog.pg_describe_object(d.classid, d.objid, 0),
+                 ' in schema ' || pg_catalog.quote_ident(p.nspname), ''), '', 0, p.prefix
+    FROM place p
+    JOIN pg_catalog.pg_depend d
+      ON d.refobjid = p.oid AND d.refclassid = 'pg_catalog.pg_namespace'::pg_catalog.regclass
+   WHERE d.classid NOT IN ('pg_catalog.pg_class'::pg_catalog.regclass,
+                           'pg_catalog.pg_type'::pg_catalog.regclass,
+                           'pg_catalog.pg_proc'::pg_catalog.regclass,
+                           'pg_catalog.pg_statistic_ext'::pg_catalog.regclass,
+                           'pg_catalog.pg_extension'::pg_catalog.regclass)
+     AND (d.classid, d.objid) NOT IN (SELECT classid, objid FROM member)
+  UNION ALL
+  -- Of a database that is the place.
+  SELECT p.nspname, 'other', '', 'schema ' || n.nspname, '', 0, p.prefix
+    FROM place p CROSS JOIN pg_catalog.pg_namespace n
+   WHERE :whole AND n.oid <> p.oid AND n.nspname !~ '^pg_' AND n.nspname <> 'information_schema'
+  UNION ALL
   SELECT f.nspname, 'other', '', 'grants on ' || f.proname || '('
          || pg_catalog.pg_get_function_identity_arguments(f.oid) || ')', g.grants, 0, f.prefix
     FROM routine f CROSS JOIN LATERAL (SELECT pg_catalog.string_agg(
@@ -234,7 +306,8 @@ SELECT nspname, kind, "table", name, definition, position, prefix
 # InnoDB treats NO ACTION as RESTRICT, and tells now the one and now the other.
 MYSQL = """\
 SELECT table_schema, 'table', table_name, table_name,
-       CONCAT('ENGINE=', engine, ' COLLATE=', table_collation), 0
+       CONCAT('ENGINE=', engine, ' COLLATE=', table_collation,
+              IF(table_comment = '', '', CONCAT(' COMMENT=', QUOTE(table_comment)))), 0
   FROM information_schema.tables
  WHERE table_schema IN :places AND table_type = 'BASE TABLE' AND table_name <> 'tenantry_steps'
 UNION ALL
@@ -298,5 +371,35 @@ SELECT trigger_schema, 'trigger', event_object_table, trigger_name,
        CONCAT(action_timing, ' ', event_manipulation, ' FOR EACH ROW ', action_statement), 0
   FROM information_schema.triggers WHERE trigger_schema IN :places
 UNION ALL
-SELECT routine_schema, 'function', routine_name, routine_name, routine_definition, 0
-  FROM information_schema.routines WHERE routine_schema IN :places"""
+SELECT r.routine_schema, LOWER(r.routine_type), r.routine_name, r.routine_name,
+       CONCAT('(', COALESCE(GROUP_CONCAT(CONCAT_WS(' ', p.parameter_mode, p.parameter_name,
+                                                   p.dtd_identifier)
+                                         ORDER BY p.ordinal_position SEPARATOR ', '), ''), ') ',
+              r.routine_definition), 0
+  FROM information_schema.routines r
+  LEFT JOIN information_schema.parameters p
+    ON p.specific_schema = r.routine_schema AND p.specific_name = r.specific_name
+   AND p.routine_type = r.routine_type
+ WHERE r.routine_schema IN :places
+ GROUP BY r.routine_schema, r.routine_type, r.routine_name, r.routine_definition
+UNION ALL
+-- What can be compared and not made.
+SELECT event_schema, 'event', event_name, event_name,
+       CONCAT_WS(' ', event_type, execute_at, interval_value, interval_field, status,
+                 event_definition), 0
+  FROM information_schema.events WHERE event_schema IN :places
+UNION ALL
+SELECT table_schema, 'other', table_name, CONCAT(LOWER(table_type), ' ', table_name), '', 0
+  FROM information_schema.tables
+ WHERE table_schema IN :places AND table_type NOT IN ('BASE TABLE', 'VIEW')
+UNION ALL
+SELECT table_schema, 'other', table_name, CONCAT('settings of ', table_name), create_options, 0
+  FROM information_schema.tables
+ WHERE table_schema IN :places AND table_type = 'BASE TABLE'
+   AND create_options NOT IN ('', 'partitioned')
+UNION ALL
+SELECT table_schema, 'other', table_name,
+       CONCAT('partition ', partition_name, ' of ', table_name),
+       CONCAT_WS(' ', partition_method, partition_expression, partition_description), 0
+  FROM information_schema.partitions
+ WHERE table_schema IN :places AND partition_name IS NOT NULL"""

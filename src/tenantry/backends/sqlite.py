@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -50,14 +51,15 @@ class SQLite(Backend):
                 f"a tenant on the SQLite server {server.name!r} needs a file name; "
                 "set database=... in its placement"
             )
-        root = server.root
-        file = (root / database).resolve()
-        if root not in file.parents:
+        root = str(server.root)
+        # Of a Path, resolve() and parents take four times as long.
+        file = os.path.realpath(os.path.join(root, database))  # noqa: PTH118
+        if not file.startswith(root.rstrip(os.sep) + os.sep):
             raise ConfigurationError(
                 f"the file {shown(database)} lies outside the root of server {server.name!r}; "
                 "name a file below it"
             )
-        return file
+        return Path(file)
 
     def add_settings(
         self, parameters: dict[str, Any], driver: str, settings: Mapping[str, str], pooled: bool

@@ -24,7 +24,7 @@ from ..errors import PlacementMissingError
 from ..isolation import Target
 from ..routing.connect import open_connection
 from ..servers import Server
-from ..tenant import Placement, Tenant
+from ..tenant import Isolation, Placement, Tenant
 from .replay import watch
 
 __all__ = ["Access", "Place"]
@@ -36,9 +36,12 @@ _target: ContextVar[Target] = ContextVar("tenantry_fleet_target")
 
 
 class Place:
-    """One physical place: a database, or a schema in one, and the tenants that live there."""
+    """One physical place: a database, or a schema in one, and the tenants that live there.
 
-    __slots__ = ("backend", "database", "key", "schema", "server", "tenants")
+    *whole* says that a database is the place, with all that is in it.
+    """
+
+    __slots__ = ("backend", "database", "key", "schema", "server", "tenants", "whole")
 
     def __init__(self, server: Server, placement: Placement, *tenants: Tenant) -> None:
         self.server = server
@@ -52,6 +55,10 @@ class Place:
         self.schema = schema
         self.tenants = list(tenants)
         self.key = (server.name, self.database or "", self.schema or "")
+        self.whole = placement.isolation is Isolation.DATABASE and database not in (
+            None,
+            server.url.database,
+        )
 
     @property
     def name(self) -> str:

@@ -31,6 +31,7 @@ from .migrate import Scripts, offline_dialect
 from .places import drop_place, exec_all, make_place, new_file, replace_file
 from .plan import Plan
 from .status import heads_in
+from .steps import run
 
 if TYPE_CHECKING:
     from ..tenancy import Tenancy
@@ -62,8 +63,8 @@ def read_blueprint(
         if " forced" in shape.items["table", table, table].definition:
             # Its owner would be shown no rows.
             quoted = place.backend.quote(table)
-            connection.execute(text(f"ALTER TABLE {quoted} NO FORCE ROW LEVEL SECURITY"))
-        found = connection.execute(text(f"SELECT * FROM {place.backend.quote(table)}"))
+            run(connection, f"ALTER TABLE {quoted} NO FORCE ROW LEVEL SECURITY")
+        found = run(connection, f"SELECT * FROM {place.backend.quote(table)}")
         content = tuple(dict(row._mapping) for row in found)
         if content:
             rows.append((table, content))
@@ -105,7 +106,7 @@ def sequence_states(connection: Connection, place: Place) -> Iterator[tuple[str,
     schema = place.schema or place.backend.usual_schema
     for (name,) in connection.execute(text(query), {"schema": schema}).fetchall():
         quoted = place.backend.quote(name)
-        row = connection.execute(text(f"SELECT last_value, is_called FROM {quoted}")).one()
+        row = run(connection, f"SELECT last_value, is_called FROM {quoted}").one()
         yield str(name), int(row[0]), bool(row[1])
 
 
@@ -128,7 +129,7 @@ class Blueprints:
             ServerUnavailableError: The server does not answer.
         """
         goal = self.scripts.target(target)
-        key = (place.server.name, place.schema is not None and place.database, goal)
+        key = (place.server.name, place.schema is not None and place.database, place.whole, goal)
         with self._lock:
             found = self._known.get(key)
             if found is None:
@@ -189,7 +190,7 @@ class Blueprints:
         blueprint = self.of(place, target)
         if isinstance(place.backend, SQLite):
             assert blueprint.content is not None
-            self._write(place, blueprint.content)
+            new_file(place.file(), blueprint.content)
             return blueprint
         if not make_place(self.access, place, template=template) or template is None:
             if blueprint.creation.unknown:
@@ -225,10 +226,6 @@ class Blueprints:
             drop_place(access, place)
         self.make(place)
 
-    def _write(self, place: Place, content: bytes) -> None:
-        with new_file(place.file()) as draft:
-            draft.write_bytes(content)
-
     def _build(self, place: Place, goal: str) -> Blueprint:
         with self._scratch(place) as scratch:
             make_place(self.access, scratch)
@@ -257,6 +254,7 @@ class Blueprints:
             suffix = ".db" if isinstance(like.backend, SQLite) else ""
             placement = Placement(like.server.name, Isolation.DATABASE, name + suffix)
         place = Place(like.server, placement)
+        place.whole = like.whole
         try:
             yield place
         finally:
@@ -312,7 +310,10 @@ def insert_rows(
     tables: Iterable[tuple[str, Sequence[dict[str, Any]]]],
 ) -> None:
     """Rows into tables, with the values they have; identities too."""
-    quote = place.backend.quote
+
+    def quote(name: str) -> str:
+        return place.backend.quote(name).replace(":", "\\:")  # it is no parameter
+
     for table, rows in tables:
         columns_of = {name: shape.items["column", table, name].definition for name in rows[0]}
         names = [name for name, made in columns_of.items() if not _COMPUTED.search(made)]

@@ -18,6 +18,7 @@ from .drift import creation, differences
 from .fingerprint import shape_of
 from .places import drop_place, make_place, replace_file
 from .provision import Fill
+from .steps import run
 
 if TYPE_CHECKING:
     from ..tenancy import Tenancy
@@ -83,7 +84,7 @@ def _copy(access: Access, source: Place, place: Place, rows: bool, keep: tuple[s
 
         def copied(writing: Connection) -> None:
             for table in tables:
-                found = reading.execute(text(f"SELECT * FROM {source.backend.quote(table)}"))
+                found = run(reading, f"SELECT * FROM {source.backend.quote(table)}")
                 while part := found.fetchmany(AT_A_TIME):
                     content = [dict(row._mapping) for row in part]
                     insert_rows(writing, place, shape, [(table, content)])

@@ -16,9 +16,11 @@ __all__ = ["Creation", "Difference", "creation", "differences"]
 
 #: The order in which objects can be made.
 _ORDER = (
+    "extension",
     "type",
     "sequence",
     "function",
+    "procedure",
     "table",
     "column",
     "constraint",
@@ -31,6 +33,7 @@ _ORDER = (
     "policy",
     "grant",
     "comment",
+    "event",
     "other",
 )
 #: What changes or hides rows, or is made of them: made when the rows are there.
@@ -42,7 +45,10 @@ _COLUMN = re.compile(
 _SECURITY = " ROW LEVEL SECURITY"
 #: What ``pg_trigger.tgenabled`` says where a trigger does not fire as usual.
 _ENABLED = {"D": "DISABLE TRIGGER", "R": "ENABLE REPLICA TRIGGER", "A": "ENABLE ALWAYS TRIGGER"}
-_OWNED = re.compile(r"(.*) OWNED BY (\S+)", re.DOTALL)
+_OWNED = re.compile(r"(.*?) OWNED BY (.+)", re.DOTALL)
+#: What belongs to a whole, which its *table* names.
+_PARTS = ("column", "constraint", "index", "trigger", "policy", "grant", "comment", "other")
+_WHOLES = ("table", "view", "materialized view", "sequence")
 
 
 @dataclass(frozen=True)
@@ -76,11 +82,11 @@ def differences(expected: Shape, actual: Shape, backend: Backend) -> list[Differ
             words = f"{label} is {item.definition!r} and should be {wanted.definition!r}"
             repair = tuple(_change(item, wanted, expected, backend))
             found.append(Difference("different", wanted, words, repair))
-    for key, item in sorted(actual.items.items(), key=lambda each: _place_in_order(each[1])):
-        if key in expected.items:
+    extra = [item for key, item in actual.items.items() if key not in expected.items]
+    gone = {item.table for item in extra if item.kind in _WHOLES}
+    for item in sorted(extra, key=_place_in_order, reverse=True):
+        if (item.kind in _PARTS and item.table in gone) or _owner(item) in gone:
             continue
-        if item.kind != "table" and ("table", item.table, item.table) not in expected.items:
-            continue  # goes with its table
         drop = tuple(_drop(item, actual, backend))
         found.append(Difference("extra", item, f"{_label(item)} should not be there", drop))
     return found
@@ -101,7 +107,8 @@ class Creation:
 def creation(shape: Shape, backend: Backend, *, same_name: bool = True) -> Creation:
     """What makes *shape* in an empty place, whose schema is or is not named as the first one's.
 
-    A text in it that names the schema may mean just that one: in another it is unknown.
+    A text in it that names the schema may mean just that one: in another it is unknown, as an
+    extension is, which a database has once.
     """
     before: list[str] = []
     after: list[str] = []
@@ -109,7 +116,7 @@ def creation(shape: Shape, backend: Backend, *, same_name: bool = True) -> Creat
     for difference in differences(shape, Shape({}), backend):
         item = difference.item
         unmade = not difference.repair and backend.kind != "sqlite"
-        if unmade or (item.verbatim and not same_name):
+        if unmade or ((item.verbatim or item.kind == "extension") and not same_name):
             unknown.append(_label(item))
         for statement in difference.repair:
             late = _kind(item) in _AFTER_ROWS or statement.endswith(_SECURITY)
@@ -183,7 +190,9 @@ def _make(item: Item, expected: Shape, backend: Backend) -> Sequence[str]:
         grantee, privilege = item.name.rsplit(" ", 1)
         word = "SEQUENCE " if privilege == "USAGE" else ""
         return [f"GRANT {privilege} ON {word}{table} TO {grantee}{definition}"]
-    if kind == "other":
+    if kind == "extension":
+        return [f"CREATE EXTENSION IF NOT EXISTS {name} {definition}"]
+    if kind in ("other", "procedure", "event"):
         return []
     text = definition.replace("'", "''")
     return [f"COMMENT ON {_commented(item, expected, backend)} IS '{text}'"]
@@ -191,7 +200,7 @@ def _make(item: Item, expected: Shape, backend: Backend) -> Sequence[str]:
 
 def _commented(item: Item, shape: Shape, backend: Backend) -> str:
     q = backend.quote
-    if not item.table:
+    if item.name != item.table and not item.name.startswith(f"{item.table}."):
         return item.name
     column = item.name.removeprefix(item.table).removeprefix(".")
     if column:
@@ -228,10 +237,18 @@ def _ownership(table: str, expected: Shape, backend: Backend) -> list[str]:
     return [
         f"ALTER SEQUENCE {backend.quote(item.name)} OWNED BY {owned[2]}"
         for item in expected.items.values()
-        if item.kind == "sequence"
-        and (owned := _OWNED.fullmatch(item.definition)) is not None
-        and owned[2].rpartition(".")[0].strip('"') == table
+        if _owner(item) == table and (owned := _OWNED.fullmatch(item.definition)) is not None
     ]
+
+
+def _owner(item: Item) -> str | None:
+    """The table that a sequence goes with, if it is a column's."""
+    owned = _OWNED.fullmatch(item.definition) if item.kind == "sequence" else None
+    if owned is None:
+        return None
+    found = re.match(r'"((?:[^"]|"")+)"|[^.]+', owned[2])
+    assert found is not None
+    return found[1].replace('""', '"') if found[1] else found[0]
 
 
 def _security(item: Item, before: Item | None, backend: Backend) -> list[str]:
@@ -259,9 +276,10 @@ def _change(item: Item, wanted: Item, expected: Shape, backend: Backend) -> Sequ
         return _make(wanted, expected, backend)
     if wanted.kind == "sequence":
         return [f"ALTER SEQUENCE {name} {wanted.definition}"]
-    if wanted.kind == "grant":
-        return [*_drop(item, expected, backend), *_make(wanted, expected, backend)]
-    return [*_drop(item, expected, backend), *_make(wanted, expected, backend)]
+    if wanted.kind == "extension":
+        return [f"ALTER EXTENSION {name} UPDATE TO {wanted.definition.removeprefix('VERSION ')}"]
+    made = _make(wanted, expected, backend)
+    return [*_drop(item, expected, backend), *made] if made else []
 
 
 def _change_column(item: Item, wanted: Item, backend: Backend) -> list[str]:

@@ -104,7 +104,7 @@ def _group(place: Place) -> tuple[str, ...]:
     if place.server.kind == "mysql":
         return (place.server.name,)
     if place.server.kind == "postgresql":
-        return (place.server.name, place.database or "")
+        return (place.server.name, place.database or "", str(place.whole))
     return place.key
 
 
@@ -124,7 +124,8 @@ def _read(access: Access, places: Sequence[Place]) -> dict[tuple[str, str, str],
         names = {place.schema or first.backend.usual_schema: place for place in places}
         # The planner thinks catalogs dear enough to compile the query, which takes half a second.
         connection.execute(text("SET LOCAL search_path TO pg_catalog; SET LOCAL jit = off"))
-        return _sorted(connection, text(POSTGRESQL), {"places": list(names)}, names)
+        parameters = {"places": list(names), "whole": first.whole}
+        return _sorted(connection, text(POSTGRESQL), parameters, names)
 
 
 def _sorted(

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import os
+import secrets
 import sqlite3
 import tempfile
-from collections.abc import Iterator
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from urllib.parse import quote
 
@@ -19,6 +19,7 @@ from ..errors import UnsupportedError
 from ..servers import Server
 from ..tenant import Isolation
 from .access import Access, Place
+from .steps import run
 
 __all__ = ["drop_place", "exec_all", "make_place", "names_on", "place_exists"]
 
@@ -126,47 +127,56 @@ def names_on(access: Access, server: Server) -> list[str]:
 
 
 def exec_all(connection: Connection, *statements: str) -> None:
-    """Run statements as they are: a percent sign or a colon is only itself."""
+    """Run statements as they are."""
     for statement in statements:
-        connection.exec_driver_sql(statement, execution_options={"no_parameters": True})
+        run(connection, statement)
 
 
-@contextlib.contextmanager
-def new_file(final: Path) -> Iterator[Path]:
-    """A temporary file beside *final*, which it becomes when the block ends without an error.
+def new_file(final: Path, content: bytes) -> None:
+    """Write *content* to *final*, which appears at once and whole and is on the disk at the end.
 
-    It appears at once and whole, and at the end its data and its name are on the disk; an existing
-    file is never replaced. The name comes before the wait for the disk, which is then one wait for
-    both. A crash of the machine meanwhile can leave it cut short; SQLite then calls it malformed at
-    the first look (``lockBtree`` compares its length with what its header says).
+    The name comes before the wait for the disk, which is then one wait for both. A crash of the
+    machine meanwhile can leave it cut short; SQLite then calls it malformed at the first look
+    (``lockBtree`` compares its length with what its header says).
+
+    Raises:
+        FileExistsError: There is a file of that name; it is as it was.
     """
-    final.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{final.name[:80]}.", suffix=".new", dir=final.parent)
-    os.close(handle)
-    draft = Path(name)
-    try:
-        yield draft
-        os.link(draft, final)
-        with final.open("rb") as file:
-            os.fsync(file.fileno())
-        sync_folder(final.parent)
-    finally:
-        for each in (draft, *(Path(f"{draft}{end}") for end in COMPANIONS)):
-            each.unlink(missing_ok=True)
+    handle, draft = _draft_beside(final)
+    with os.fdopen(handle, "wb") as file:
+        try:
+            file.write(content)
+            file.flush()
+            os.link(draft, final)
+        finally:
+            draft.unlink()
+        os.fsync(file.fileno())
+    sync_folder(final.parent)
 
 
 def replace_file(final: Path, content: bytes) -> None:
     """Put *content* in the place of *final*, at once and for good."""
-    handle, name = tempfile.mkstemp(prefix=f".{final.name[:80]}.", suffix=".new", dir=final.parent)
+    handle, draft = _draft_beside(final)
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        Path(name).replace(final)
+        draft.replace(final)
         sync_folder(final.parent)
     finally:
-        Path(name).unlink(missing_ok=True)
+        draft.unlink(missing_ok=True)
+
+
+def _draft_beside(final: Path) -> tuple[int, Path]:
+    """A new file in the folder of *final*, which is made if need be: descriptor and name."""
+    draft = final.with_name(f".{final.name[:80]}.{secrets.token_hex(6)}.new")
+    make = partial(os.open, draft, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
+    try:
+        return make(), draft
+    except FileNotFoundError:
+        final.parent.mkdir(parents=True, exist_ok=True)
+        return make(), draft
 
 
 def sync_folder(folder: Path) -> None:
@@ -192,8 +202,8 @@ def _make_file(place: Place) -> bool:
     file = place.file()
     if file.exists():
         return False
-    with contextlib.suppress(FileExistsError), new_file(file) as draft:
-        draft.write_bytes(_empty_database())
+    with contextlib.suppress(FileExistsError):
+        new_file(file, _empty_database())
         return True
     return False
 

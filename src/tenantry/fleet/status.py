@@ -8,7 +8,7 @@ sees two of them.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -27,6 +27,7 @@ from ..backends.versions import (
 from ..errors import PlacementMissingError
 from .access import Access, Place
 from .runner import describe
+from .steps import run
 
 __all__ = ["Standing", "heads_in", "standings"]
 
@@ -81,9 +82,9 @@ def standings(
 def heads_in(connection: Connection, place: Place, table: str) -> tuple[str, ...]:
     """The heads of the place that *connection* is in; none if there is no version table."""
     exists, read = read_heads(place.backend, table, place.schema)
-    if not _rows(connection, exists):
+    if run(connection, exists).first() is None:
         return ()
-    return tuple(sorted(str(row[0]) for row in _rows(connection, read)))
+    return tuple(sorted(str(row[0]) for row in run(connection, read)))
 
 
 def _group(place: Place) -> tuple[str, ...]:
@@ -108,7 +109,8 @@ def _ask(access: Access, group: list[Place], table: str) -> dict[tuple[str, str,
         with access.connect(first.server, first.database) as connection:
             heads = heads_in(connection, first, table)
             exists, _ = read_heads(first.backend, STEPS_TABLE)
-            return {first.key: Standing(heads, interrupted=bool(_rows(connection, exists)))}
+            begun = run(connection, exists).first() is not None
+            return {first.key: Standing(heads, interrupted=begun)}
     except PlacementMissingError:
         return {first.key: Standing()}
 
@@ -119,14 +121,14 @@ def _of_sets(
     """Many schemas (or MySQL databases) by a look at the catalog and a union of their tables."""
     backend = group[0].backend
     catalog = schemas_with if backend.kind == "postgresql" else heads_of_databases
-    known = {str(name): bool(has) for name, has in _rows(connection, catalog(table))}
-    begun = {str(name) for name, has in _rows(connection, catalog(STEPS_TABLE)) if has}
+    known = {str(name): bool(has) for name, has in run(connection, catalog(table))}
+    begun = {str(name) for name, has in run(connection, catalog(STEPS_TABLE)) if has}
     wanted = {name_of(place) for place in group}
     with_table = sorted(name for name in wanted if known.get(name))
     heads: dict[str, list[str]] = {name: [] for name in with_table}
     for start in range(0, len(with_table), AT_A_TIME):
         query = heads_of_schemas(backend, table, with_table[start : start + AT_A_TIME])
-        for name, revision in _rows(connection, query):
+        for name, revision in run(connection, query):
             heads[str(name)].append(str(revision))
     found = {}
     for place in group:
@@ -158,7 +160,3 @@ def _of_file(place: Place, table: str) -> Standing:
         return Standing(heads, interrupted=connection.execute(begun).fetchone() is not None)
     finally:
         connection.close()
-
-
-def _rows(connection: Connection, query: str) -> Iterable[Any]:
-    return connection.exec_driver_sql(query, execution_options={"no_parameters": True}).fetchall()

@@ -170,7 +170,7 @@ def refusal(error: BaseException) -> bool:
 
 
 def run(connection: Connection, statement: str) -> Any:
-    """*statement* as it is, percent signs too."""
+    """*statement* as it is: a percent sign or a colon is only itself."""
     return connection.exec_driver_sql(statement, execution_options={"no_parameters": True})
 
 
