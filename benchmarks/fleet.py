@@ -30,7 +30,7 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import event
 
 from benchmarks import fleet_django
-from tenantry import Placement, Server, Tenancy, Tenant
+from tenantry import Isolation, Placement, Server, Tenancy, Tenant
 from tenantry.directory import MappingDirectory, TableDirectory
 from tenantry.fleet import (
     Access,
@@ -60,6 +60,8 @@ ALTER TABLE things ADD COLUMN colour VARCHAR(20);
 CREATE INDEX things_colour ON things (colour);
 UPDATE alembic_version SET version_num = 'r2' WHERE version_num = 'r1';
 """
+#: Of those who make a new tenant.
+ROUNDS = 20
 PSQL = "psql -f, a transaction per schema, serial"
 UNDO = """\
 DO $$ DECLARE s text; BEGIN FOR s IN SELECT nspname FROM pg_namespace WHERE nspname ~ '^t[0-9]' LOOP
@@ -285,7 +287,7 @@ def plain_project(folder: Path) -> Path:
 
 def new_tenants(address: ServerAddress, folder: Path) -> None:
     """A tenant with 20 tables: the example's thirty revisions."""
-    print("\nA new tenant with 20 tables, best of 5; of 20 claims, for drivers prepare what recurs")
+    print(f"\nA new tenant with 20 tables, medians of {ROUNDS} in turns")
     sys.path.insert(0, str(EXAMPLE))
     from shop import Base  # type: ignore[import-not-found]
 
@@ -305,76 +307,71 @@ def new_tenants(address: ServerAddress, folder: Path) -> None:
             connection.execute(sa.text(f"SET LOCAL search_path TO {name}"))
             Base.metadata.create_all(connection)
 
-    base = best(create_all)
-    print(f"{'metadata.create_all in a schema':<58} {base * 1000:8.1f} ms")
     with Access(tenancy.servers, keep=4) as access:
         blueprints = Blueprints(access, scripts)
 
-        def place(name: str, isolation: str) -> Any:
-            where = Placement(
-                "main",
-                isolation,
-                name if isolation == "database" else None,  # type: ignore[arg-type]
-                name if isolation == "schema" else None,
-            )
-            return access.place(Tenant(name, where))
+        def place(name: str, isolation: Isolation) -> Any:
+            database, schema = (name, None) if isolation is Isolation.DATABASE else (None, name)
+            return access.place(Tenant(name, Placement("main", isolation, database, schema)))
 
-        made = blueprints.of(place("b0", "schema")).creation
+        def make() -> None:
+            blueprints.make(place(f"b{next(numbers)}", Isolation.SCHEMA))
+
+        def claimed(isolation: str) -> None:
+            name = f"c{next(numbers)}"
+            claim(tenancy, blueprints, name, server="main", isolation=isolation)  # type: ignore[arg-type]
+
+        made = blueprints.of(place("first", Isolation.SCHEMA)).creation
         statements = (*made.before, *made.after)
         psql = find_binaries() / "psql"
-        if psql.exists():
 
-            def by_psql() -> None:
-                name = f"p{next(numbers)}"
-                file = folder / "one.sql"
-                file.write_text(
-                    f"CREATE SCHEMA {name};SET search_path TO {name};\n"
-                    + "".join(f"{each};\n" for each in statements)
-                )
-                run_psql(psql, address, file, "-1")
-
-            one = best(by_psql)
-            print(
-                f"{'psql -1 -f, the same statements':<58} {one * 1000:8.1f} ms "
-                f"{one / base:6.3f}x create_all"
+        def by_psql() -> None:
+            name = f"p{next(numbers)}"
+            file = folder / "one.sql"
+            file.write_text(
+                f"CREATE SCHEMA {name};SET search_path TO {name};\n"
+                + "".join(f"{each};\n" for each in statements)
             )
-        made = best(lambda: blueprints.make(place(f"b{next(numbers)}", "schema")))
-        against = f" {made / one:6.2f}x psql" if psql.exists() else ""
-        print(
-            f"{'tenantry, from the blueprint, compared':<58} {made * 1000:8.1f} ms "
-            f"{made / base:6.3f}x create_all{against}"
-        )
-        fill_spares(tenancy, blueprints, server="main", isolation="schema", count=20)
-        got = best(
-            lambda: claim(
-                tenancy, blueprints, f"c{next(numbers)}", server="main", isolation="schema"
-            ),
-            times=20,
-        )
-        print(
-            f"{'tenantry, from a warm spare (schema)':<58} {got * 1000:8.1f} ms "
-            f"{got / base:6.3f}x create_all"
-        )
-        with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-            blueprints.make(place("template_shop", "database"))
-            access.close()
-            template = best(
-                lambda: connection.exec_driver_sql(
+            run_psql(psql, address, file, "-1")
+
+        fill_spares(tenancy, blueprints, server="main", isolation="schema", count=ROUNDS)
+        contest = {"metadata.create_all in a schema": create_all}
+        if psql.exists():
+            contest["psql -1 -f, the same statements"] = by_psql
+        contest["tenantry, from the blueprint, compared"] = make
+        contest["tenantry, from a warm spare (schema)"] = partial(claimed, "schema")
+        in_turns(contest)
+
+        def template() -> None:
+            with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+                connection.exec_driver_sql(
                     f"CREATE DATABASE d{next(numbers)} TEMPLATE template_shop"
                 )
-            )
-        print(f"{'CREATE DATABASE ... TEMPLATE':<58} {template * 1000:8.1f} ms")
-        fill_spares(tenancy, blueprints, server="main", isolation="database", count=20)
-        got = best(lambda: claim(tenancy, blueprints, f"e{next(numbers)}", server="main"), times=20)
-        print(
-            f"{'tenantry, from a warm spare (database)':<58} {got * 1000:8.1f} ms "
-            f"{got / template:6.3f}x TEMPLATE"
+
+        blueprints.make(place("template_shop", Isolation.DATABASE))
+        access.close()
+        fill_spares(tenancy, blueprints, server="main", isolation="database", count=ROUNDS)
+        in_turns(
+            {
+                "CREATE DATABASE ... TEMPLATE": template,
+                "tenantry, from a warm spare (database)": partial(claimed, "database"),
+            }
         )
     engine.dispose()
 
 
-def best(action: Callable[[], Any], times: int = 5) -> float:
-    return min(timed(action) for _ in range(times))
+def in_turns(contest: Mapping[str, Callable[[], Any]]) -> None:
+    """Print the median of each, and as a multiple of those before it."""
+    seconds: dict[str, list[float]] = {name: [] for name in contest}
+    for _ in range(ROUNDS):
+        for name, action in contest.items():
+            seconds[name].append(timed(action))
+    before: list[float] = []
+    for name, found in seconds.items():
+        middle = median(found)
+        ratios = "".join(f"{middle / each:8.3f}x" for each in before)
+        print(f"{name:<58} {middle * 1000:8.1f} ms{ratios}")
+        before.append(middle)
 
 
 def files(count: int) -> None:

@@ -7,14 +7,18 @@ query is for a list of places at once.
 
 from __future__ import annotations
 
-__all__ = ["LEFT_OUT", "MYSQL", "POSTGRESQL"]
+from collections.abc import Iterable
+
+__all__ = ["LEFT_OUT", "MYSQL", "in_schemas"]
 
 #: Tables that are there for the fleet and belong to no application.
 LEFT_OUT = ("tenantry_steps",)
 
 # The definition functions of PostgreSQL qualify what is not on the path; with a path of
-# pg_catalog alone they qualify all, and the place's own name is taken off again.
-POSTGRESQL = """\
+# pg_catalog alone they qualify all, and the place's own name is taken off again. The longest
+# catalogs are read from OID 16384 on: what is below is the server's own (transam.h,
+# FirstNormalObjectId).
+_POSTGRESQL = """\
 WITH place AS (
   SELECT oid, nspname, pg_catalog.quote_ident(nspname) || '.' AS prefix
     FROM pg_catalog.pg_namespace WHERE nspname = ANY(:places)
@@ -29,10 +33,10 @@ WITH place AS (
    WHERE c.relname NOT IN ('tenantry_steps')
      AND c.oid NOT IN (SELECT objid FROM member
                        WHERE classid = 'pg_catalog.pg_class'::pg_catalog.regclass)
-), routine AS (  -- read once: the catalog is long, whatever is in the place
+), routine AS (
   SELECT f.*, p.nspname, p.prefix FROM pg_catalog.pg_proc f
     JOIN place p ON p.oid = f.pronamespace
-   WHERE f.oid NOT IN (SELECT objid FROM member
+   WHERE f.oid >= 16384 AND f.oid NOT IN (SELECT objid FROM member
                        WHERE classid = 'pg_catalog.pg_proc'::pg_catalog.regclass)
 ), type AS (
   SELECT y.*, p.nspname, p.prefix FROM pg_catalog.pg_type y
@@ -62,6 +66,7 @@ WITH place AS (
                        WHERE a.attidentity <> '' AND e.refobjid = r.oid
                          AND e.refobjsubid = a.attnum AND e.deptype = 'i'
                          AND e.classid = 'pg_catalog.pg_class'::pg_catalog.regclass
+                         AND e.refclassid = e.classid
                          AND (s.seqstart, s.seqincrement, s.seqmin, s.seqcycle)
                           <> (1, 1, 1, false)), '')
          || CASE WHEN a.attgenerated = 's' THEN
@@ -106,7 +111,8 @@ WITH place AS (
          0, r.prefix
     FROM relation r JOIN pg_catalog.pg_sequence s ON s.seqrelid = r.oid
    WHERE NOT EXISTS (SELECT 1 FROM pg_catalog.pg_depend d
-                      WHERE d.objid = r.oid AND d.deptype = 'i')
+                      WHERE d.objid = r.oid AND d.deptype = 'i'
+                        AND d.classid = 'pg_catalog.pg_class'::pg_catalog.regclass)
   UNION ALL
   SELECT nspname, CASE relkind WHEN 'm' THEN 'materialized view' ELSE 'view' END, relname, relname,
          pg_catalog.pg_get_viewdef(oid), oid::bigint::integer, prefix
@@ -226,7 +232,7 @@ WITH place AS (
              'pg_catalog.pg_proc'::pg_catalog.regclass, oid
         FROM routine WHERE prokind IN ('f', 'p')) o
     JOIN pg_catalog.pg_description e
-      ON e.objoid = o.oid AND e.classoid = o.catalog AND e.objsubid = 0
+      ON e.objoid = o.oid AND e.classoid = o.catalog AND e.objsubid = 0 AND e.objoid >= 16384
   UNION ALL
   -- What can be compared and not made: see UNKNOWN.
   SELECT f.nspname, 'other', '', 'aggregate ' || f.proname || '('
@@ -268,7 +274,8 @@ WITH place AS (
                               a.attacl::text), 0, r.prefix
     FROM relation r
     JOIN pg_catalog.pg_attribute a ON a.attrelid = r.oid AND a.attnum > 0 AND NOT a.attisdropped
-   WHERE a.attstattarget >= 0 OR a.attoptions IS NOT NULL OR a.attacl IS NOT NULL
+   WHERE a.attrelid >= 16384
+     AND (a.attstattarget >= 0 OR a.attoptions IS NOT NULL OR a.attacl IS NOT NULL)
   UNION ALL
   SELECT p.nspname, 'extension', '', x.extname,
          'VERSION ' || pg_catalog.quote_literal(x.extversion), 0, p.prefix
@@ -302,6 +309,17 @@ WITH place AS (
 )
 SELECT nspname, kind, "table", name, definition, position, prefix
   FROM object"""
+
+
+def in_schemas(schemas: Iterable[str], *, whole: bool) -> str:
+    """What is in *schemas* of a PostgreSQL database, which is *whole* a place or not.
+
+    With the names in it: as parameters they make the server take three times as long.
+    """
+    names = ", ".join("'" + each.replace("'", "''") + "'" for each in schemas)
+    places = f"ARRAY[{names}]::pg_catalog.name[]"
+    return _POSTGRESQL.replace(":whole", str(whole)).replace(":places", places)
+
 
 # InnoDB treats NO ACTION as RESTRICT, and tells now the one and now the other.
 MYSQL = """\

@@ -96,18 +96,23 @@ def in_order(shape: Shape) -> list[str]:
 
 
 def sequence_states(connection: Connection, place: Place) -> Iterator[tuple[str, int, bool]]:
-    """How far each sequence has counted (PostgreSQL only), those of identities too."""
+    """How far sequences have counted (PostgreSQL only), those of identities too.
+
+    One that was never touched is as a new one is, and left out.
+    """
     if place.server.kind != "postgresql":
         return
     query = (
-        "SELECT relname FROM pg_catalog.pg_class WHERE relkind = 'S' AND relnamespace = "
+        "SELECT c.relname, s.seqstart FROM pg_catalog.pg_class c "
+        "JOIN pg_catalog.pg_sequence s ON s.seqrelid = c.oid WHERE c.relnamespace = "
         "(SELECT oid FROM pg_catalog.pg_namespace WHERE nspname = :schema)"
     )
     schema = place.schema or place.backend.usual_schema
-    for (name,) in connection.execute(text(query), {"schema": schema}).fetchall():
+    for name, start in connection.execute(text(query), {"schema": schema}).fetchall():
         quoted = place.backend.quote(name)
-        row = run(connection, f"SELECT last_value, is_called FROM {quoted}").one()
-        yield str(name), int(row[0]), bool(row[1])
+        last, called = run(connection, f"SELECT last_value, is_called FROM {quoted}").one()
+        if called or last != start:
+            yield name, last, called
 
 
 class Blueprints:
@@ -327,11 +332,17 @@ def insert_rows(
 
 
 def set_sequences(
-    connection: Connection, place: Place, sequences: Iterable[tuple[str, int, bool]]
+    connection: Connection, place: Place, sequences: Sequence[tuple[str, int, bool]]
 ) -> None:
     """Have sequences count on from where others stood."""
-    for name, last, called in sequences:
-        connection.execute(
-            text("SELECT setval(CAST(:name AS regclass), :last, :called)"),
-            {"name": place.backend.quote(name), "last": last, "called": called},
-        )
+    if not sequences:
+        return
+    names, lasts, called = (list(each) for each in zip(*sequences, strict=True))
+    connection.execute(
+        text(
+            "SELECT setval(CAST(s.name AS regclass), s.last, s.called) FROM unnest("
+            "CAST(:names AS text[]), CAST(:lasts AS bigint[]), CAST(:called AS boolean[])) "
+            "AS s (name, last, called)"
+        ),
+        {"names": list(map(place.backend.quote, names)), "lasts": lasts, "called": called},
+    )

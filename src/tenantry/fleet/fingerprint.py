@@ -15,11 +15,12 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import quote
 
-from sqlalchemy import Connection, bindparam, text
+from sqlalchemy import bindparam, text
 
 from ..backends import SQLite
-from ..backends.catalogs import LEFT_OUT, MYSQL, POSTGRESQL
+from ..backends.catalogs import LEFT_OUT, MYSQL, in_schemas
 from .access import Access, Place, missing
+from .steps import run
 
 __all__ = ["Item", "Shape", "shape_of", "shapes_of"]
 
@@ -116,23 +117,20 @@ def _read(access: Access, places: Sequence[Place]) -> dict[tuple[str, str, str],
         with access.connect(first.server, "") as connection:
             names = {place.database or "": place for place in places}
             query = text(MYSQL).bindparams(bindparam("places", expanding=True))
-            return _sorted(connection, query, {"places": list(names)}, names)
+            return _sorted(connection.execute(query, {"places": list(names)}), names)
     with access.connect(
         first.server, first.database, tenant=first.tenants[0] if first.tenants else None
     ) as connection:
         # Only now is it known where an own database keeps its tables.
         names = {place.schema or first.backend.usual_schema: place for place in places}
         # The planner thinks catalogs dear enough to compile the query, which takes half a second.
-        connection.execute(text("SET LOCAL search_path TO pg_catalog; SET LOCAL jit = off"))
-        parameters = {"places": list(names), "whole": first.whole}
-        return _sorted(connection, text(POSTGRESQL), parameters, names)
+        run(connection, "SET LOCAL search_path TO pg_catalog; SET LOCAL jit = off")
+        return _sorted(run(connection, in_schemas(names, whole=first.whole)), names)
 
 
-def _sorted(
-    connection: Connection, query: Any, parameters: Mapping[str, Any], names: Mapping[str, Place]
-) -> dict[tuple[str, str, str], Shape]:
+def _sorted(rows: Iterable[Any], names: Mapping[str, Place]) -> dict[tuple[str, str, str], Shape]:
     items: dict[str, list[Item]] = {name: [] for name in names}
-    for row in connection.execute(query, parameters):
+    for row in rows:
         place, kind, table, name, definition, position, *prefix = row
         definition, verbatim = str(definition or ""), ""
         if prefix and kind != "comment":
@@ -150,9 +148,9 @@ _TEXT = re.compile(
 
 def _without(prefix: str, definition: str) -> tuple[str, str]:
     """*definition* without *prefix*; and the same with its texts as they are, if one has it."""
-    own = re.compile(rf'(?<![\w$".]){re.escape(prefix)}')
-    if own.search(definition) is None:
+    if prefix not in definition:
         return definition, ""
+    own = re.compile(rf'(?<![\w$".]){re.escape(prefix)}')
     verbatim, end, in_text = [], 0, False
     for text_ in _TEXT.finditer(definition):
         verbatim.append(own.sub("", definition[end : text_.start()]))
