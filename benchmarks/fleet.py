@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import shutil
 import sqlite3
 import subprocess
@@ -255,16 +256,21 @@ def migrated(tenancy: Tenancy, scripts: Scripts, workers: int) -> None:
     migrate_tenants(tenancy, scripts, workers=workers, canary=0).raise_if_failed()
 
 
-def run_psql(psql: Path, address: ServerAddress, file: Path, *options: str) -> None:
-    subprocess.run(
-        [
-            *(psql, "-X", "-q", "-v", "ON_ERROR_STOP=1", *options, "-f", file),
-            *("-h", address.host, "-p", str(address.port), "-U", address.user, address.database),
-        ],
+def run_client(program: Path, address: ServerAddress, *options: str | Path) -> str:
+    """What one of PostgreSQL's own programs printed."""
+    where = ("-h", address.host, "-p", str(address.port), "-U", address.user, address.database)
+    done = subprocess.run(
+        [program, *options, *where],
         env={**os.environ, "PGPASSWORD": address.password},
-        stdout=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        text=True,
         check=True,
     )
+    return done.stdout
+
+
+def run_psql(psql: Path, address: ServerAddress, file: Path, *options: str) -> None:
+    run_client(psql, address, "-X", "-q", "-v", "ON_ERROR_STOP=1", *options, "-f", file)
 
 
 def plain_project(folder: Path) -> Path:
@@ -321,25 +327,22 @@ def new_tenants(address: ServerAddress, folder: Path) -> None:
             name = f"c{next(numbers)}"
             claim(tenancy, blueprints, name, server="main", isolation=isolation)  # type: ignore[arg-type]
 
-        made = blueprints.of(place("first", Isolation.SCHEMA)).creation
-        statements = (*made.before, *made.after)
-        psql = find_binaries() / "psql"
-
-        def by_psql() -> None:
-            name = f"p{next(numbers)}"
-            file = folder / "one.sql"
-            file.write_text(
-                f"CREATE SCHEMA {name};SET search_path TO {name};\n"
-                + "".join(f"{each};\n" for each in statements)
-            )
-            run_psql(psql, address, file, "-1")
-
-        fill_spares(tenancy, blueprints, server="main", isolation="schema", count=ROUNDS)
         contest = {"metadata.create_all in a schema": create_all}
-        if psql.exists():
-            contest["psql -1 -f, the same statements"] = by_psql
+        binaries = find_binaries()
+
+        def by_psql(dump: str) -> None:
+            file = folder / "one.sql"
+            file.write_text(re.sub(r"\bdumped\b", f"p{next(numbers)}", dump))
+            run_psql(binaries / "psql", address, file, "-1")
+
+        fill_spares(tenancy, blueprints, server="main", isolation="schema", count=2 * ROUNDS)
+        if (binaries / "psql").exists():
+            blueprints.make(place("dumped", Isolation.SCHEMA))
+            dump = run_client(binaries / "pg_dump", address, "--no-owner", "-n", "dumped")
+            contest["psql -1 -f, what pg_dump wrote"] = partial(by_psql, dump)
         contest["tenantry, from the blueprint, compared"] = make
         contest["tenantry, from a warm spare (schema)"] = partial(claimed, "schema")
+        contest["tenantry, from the next one"] = partial(claimed, "schema")
         in_turns(contest)
 
         def template() -> None:
@@ -350,11 +353,12 @@ def new_tenants(address: ServerAddress, folder: Path) -> None:
 
         blueprints.make(place("template_shop", Isolation.DATABASE))
         access.close()
-        fill_spares(tenancy, blueprints, server="main", isolation="database", count=ROUNDS)
+        fill_spares(tenancy, blueprints, server="main", isolation="database", count=2 * ROUNDS)
         in_turns(
             {
                 "CREATE DATABASE ... TEMPLATE": template,
                 "tenantry, from a warm spare (database)": partial(claimed, "database"),
+                "tenantry, from the next one": partial(claimed, "database"),
             }
         )
     engine.dispose()

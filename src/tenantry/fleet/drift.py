@@ -73,8 +73,8 @@ def differences(expected: Shape, actual: Shape, backend: Backend) -> list[Differ
         label = _label(wanted)
         if item is None:
             repair = tuple(_make(wanted, expected, backend))
-            if _comes_with_table(wanted) and ("table", wanted.table, wanted.table) not in (
-                actual.items
+            if _comes_with_table(wanted, backend) and (
+                ("table", wanted.table, wanted.table) not in actual.items
             ):
                 continue
             found.append(Difference("missing", wanted, f"{label} is missing", repair))
@@ -112,20 +112,27 @@ def creation(shape: Shape, backend: Backend, *, same_name: bool = True) -> Creat
     """
     before: list[str] = []
     after: list[str] = []
-    unknown: list[str] = []
+    unmade = set()
     for difference in differences(shape, Shape({}), backend):
-        item = difference.item
-        unmade = not difference.repair and backend.kind != "sqlite"
-        if unmade or ((item.verbatim or item.kind == "extension") and not same_name):
-            unknown.append(_label(item))
+        if not difference.repair and backend.kind != "sqlite":
+            unmade.add(difference.item.key)
         for statement in difference.repair:
-            late = _kind(item) in _AFTER_ROWS or statement.endswith(_SECURITY)
+            late = _kind(difference.item) in _AFTER_ROWS or statement.endswith(_SECURITY)
             (after if late else before).append(statement)
+    unknown = [
+        _label(item)
+        for key, item in shape.items.items()
+        if key in unmade or ((item.verbatim or item.kind == "extension") and not same_name)
+    ]
     return Creation(tuple(before), tuple(after), tuple(unknown))
 
 
-def _comes_with_table(item: Item) -> bool:
-    return item.kind == "column" or (item.kind == "constraint" and item.name == "PRIMARY")
+def _comes_with_table(item: Item, backend: Backend) -> bool:
+    if item.kind != "constraint":
+        return item.kind == "column"
+    if backend.kind == "postgresql":
+        return _kind(item) == "constraint" and not item.definition.endswith(" NOT VALID")
+    return item.name == "PRIMARY"  # an AUTO_INCREMENT column has to be a key from the beginning
 
 
 def _place_in_order(item: Item) -> tuple[int, int, str, str]:
@@ -213,21 +220,18 @@ def _commented(item: Item, shape: Shape, backend: Backend) -> str:
 def _make_table(item: Item, expected: Shape, backend: Backend) -> list[str]:
     if backend.kind == "sqlite":
         return []
-    columns = sorted(
-        (
-            each
-            for each in expected.items.values()
-            if each.kind == "column" and each.table == item.table
-        ),
-        key=lambda each: each.position,
+    own = (
+        each
+        for each in expected.items.values()
+        if each.table == item.table and _comes_with_table(each, backend)
     )
-    parts = [f"{backend.quote(each.name)} {each.verbatim or each.definition}" for each in columns]
-    options = ""
-    if backend.kind == "mysql":
-        # An AUTO_INCREMENT column has to be a key from the beginning.
-        key = expected.items.get(("constraint", item.table, "PRIMARY"))
-        parts += [key.definition] if key is not None else []
-        options = f" {item.definition}"
+    parts = []
+    for each in sorted(own, key=_place_in_order):
+        name = f"{backend.quote(each.name)} "
+        if each.kind == "constraint":
+            name = f"CONSTRAINT {name}" if backend.kind == "postgresql" else ""
+        parts.append(name + (each.verbatim or each.definition))
+    options = f" {item.definition}" if backend.kind == "mysql" else ""
     statements = [f"CREATE TABLE {backend.quote(item.name)} ({', '.join(parts)}){options}"]
     return [*statements, *_ownership(item.name, expected, backend), *_security(item, None, backend)]
 
