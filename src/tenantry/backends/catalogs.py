@@ -103,7 +103,8 @@ WITH place AS (
          || COALESCE((SELECT ' OWNED BY ' || pg_catalog.quote_ident(o.relname) || '.'
                              || pg_catalog.quote_ident(a.attname)
                         FROM pg_catalog.pg_depend d
-                        JOIN relation o ON o.oid = d.refobjid
+                        JOIN pg_catalog.pg_class o
+                          ON o.oid = d.refobjid AND o.relnamespace = r.relnamespace
                         JOIN pg_catalog.pg_attribute a
                           ON a.attrelid = d.refobjid AND a.attnum = d.refobjsubid
                        WHERE d.objid = r.oid AND d.deptype = 'a'
