@@ -50,6 +50,7 @@ CREATE POLICY mine ON notes FOR SELECT TO PUBLIC USING (id > 0)
 GRANT SELECT, UPDATE ON parents TO PUBLIC
 GRANT SELECT ON m_summary TO PUBLIC
 GRANT USAGE ON SEQUENCE numbers TO PUBLIC
+DO $$ BEGIN EXECUTE format('GRANT CREATE ON SCHEMA %I TO pg_monitor', current_schema()); END $$
 GRANT EXECUTE ON FUNCTION twice(integer) TO PUBLIC
 COMMENT ON TABLE parents IS 'they''re'
 COMMENT ON COLUMN parents.name IS 'short'
@@ -86,6 +87,7 @@ QUERIES = (
     "SELECT obj_description('a_top'::regclass), obj_description('m_summary'::regclass)",
     "SELECT obj_description('twice(integer)'::regprocedure)",
     "SELECT count(*) FROM pg_description WHERE description LIKE 'said of %'",
+    "SELECT has_schema_privilege('pg_monitor', current_schema(), 'CREATE')",
 )
 #: The same kinds of things, by names that have to be quoted.
 ODD_NAMES = """
@@ -254,6 +256,32 @@ def test_an_extension_comes_with_the_database(
     for tenant_id in fleet.ids:
         fleet.execute(tenant_id, f"DROP EXTENSION {extension} CASCADE")
         assert fleet.rows(tenant_id, routines) == []
+
+
+@pytest.mark.parametrize("kind", ["postgresql-database"])
+@pytest.mark.parametrize("where", ["pg_catalog", "elsewhere"])
+def test_an_extension_of_a_further_schema_is_not_left_out(
+    make_fleet: MakeFleet, tmp_path: Path, extension: str, where: str
+) -> None:
+    fleet = make_fleet(3, make=False)
+    fleet.make_places(["t000"])
+    made = f"CREATE EXTENSION {extension} SCHEMA {where}"
+    if where != "pg_catalog":
+        made = f"CREATE SCHEMA {where}; {made}"
+    scripts = scripts_of(tmp_path, {"w1": f'op.execute("{made}")'})
+    migrate_tenants(fleet.tenancy, scripts, tenants=[fleet.tenant("t000")]).raise_if_failed()
+    if where == "elsewhere":
+        with pytest.raises(ProvisionError, match="schema elsewhere"):
+            copy(fleet)
+    else:
+        copy(fleet)
+    with Access(fleet.tenancy.servers) as access:
+        blueprints = Blueprints(access, scripts)
+        blueprints.make(access.place(fleet.tenant("t002")))
+        assert blueprints.drift(access.place(fleet.tenant("t002"))) == []
+    query = "SELECT extnamespace::regnamespace::text, extversion FROM pg_extension ORDER BY 2"
+    assert fleet.rows("t002", query) == fleet.rows("t000", query)
+    assert where != "pg_catalog" or fleet.rows("t001", query) == fleet.rows("t000", query)
 
 
 @pytest.mark.parametrize("kind", ["postgresql-schema"])

@@ -183,6 +183,15 @@ WITH place AS (
             LEFT JOIN pg_catalog.pg_roles u ON u.oid = a.grantee
            WHERE r.relkind IN ('r', 'p', 'v', 'm', 'S', 'f') AND a.grantee <> r.relowner) g
   UNION ALL
+  -- The server gives PUBLIC the use of its own schema.
+  SELECT p.nspname, 'grant', '',
+         CASE a.grantee WHEN 0 THEN 'PUBLIC' ELSE a.grantee::pg_catalog.regrole::text END
+         || ' ' || a.privilege_type,
+         CASE WHEN a.is_grantable THEN ' WITH GRANT OPTION' ELSE '' END, 0, p.prefix
+    FROM pg_catalog.pg_namespace n JOIN place p ON p.oid = n.oid
+    CROSS JOIN LATERAL pg_catalog.aclexplode(n.nspacl) a
+   WHERE a.grantee <> n.nspowner AND (a.grantee <> 0 OR n.oid >= 16384)
+  UNION ALL
   SELECT r.nspname, 'comment', r.relname, r.relname || COALESCE('.' || a.attname, ''),
          e.description, e.objsubid, r.prefix
     FROM relation r
@@ -279,8 +288,12 @@ WITH place AS (
      AND (a.attstattarget >= 0 OR a.attoptions IS NOT NULL OR a.attacl IS NOT NULL)
   UNION ALL
   SELECT p.nspname, 'extension', '', x.extname,
-         'VERSION ' || pg_catalog.quote_literal(x.extversion), 0, p.prefix
-    FROM place p JOIN pg_catalog.pg_extension x ON x.extnamespace = p.oid
+         'VERSION ' || pg_catalog.quote_literal(x.extversion)
+         || CASE WHEN x.extnamespace = p.oid THEN ''
+            ELSE ' SCHEMA ' || x.extnamespace::pg_catalog.regnamespace END, 0, p.prefix
+    FROM place p
+    JOIN pg_catalog.pg_extension x
+      ON x.extnamespace = p.oid OR (:whole AND x.extname <> 'plpgsql')
   UNION ALL
   -- All that a schema can hold and is not seen above: operators, collations, text search ...
   SELECT p.nspname, 'other', '',

@@ -150,7 +150,7 @@ def _kind(item: Item) -> str:
 
 
 def _label(item: Item) -> str:
-    if item.kind in ("column", "constraint", "index", "trigger", "policy", "grant"):
+    if item.kind in ("column", "constraint", "index", "trigger", "policy", "grant") and item.table:
         return f"{item.kind} {item.name} of {item.table}"
     return item.name if item.kind == "other" else f"{item.kind} {item.name}"
 
@@ -195,6 +195,8 @@ def _make(item: Item, expected: Shape, backend: Backend) -> Sequence[str]:
         return [f"CREATE POLICY {name} ON {table} {definition}"]
     if kind == "grant":
         grantee, privilege = item.name.rsplit(" ", 1)
+        if not item.table:
+            return [_on_schema(f"GRANT {privilege}", f"TO {grantee}{definition}")]
         word = "SEQUENCE " if privilege == "USAGE" else ""
         return [f"GRANT {privilege} ON {word}{table} TO {grantee}{definition}"]
     if kind == "extension":
@@ -203,6 +205,13 @@ def _make(item: Item, expected: Shape, backend: Backend) -> Sequence[str]:
         return []
     text = definition.replace("'", "''")
     return [f"COMMENT ON {_commented(item, expected, backend)} IS '{text}'"]
+
+
+def _on_schema(what: str, whom: str) -> str:
+    """Grant or revoke on the place's own schema, which is the first on the path."""
+    whom = whom.replace("'", "''")
+    words = f"'{what} ON SCHEMA ' || quote_ident(current_schema()) || ' {whom}'"
+    return f"DO $do$ BEGIN EXECUTE {words}; END $do$"
 
 
 def _commented(item: Item, shape: Shape, backend: Backend) -> str:
@@ -281,7 +290,8 @@ def _change(item: Item, wanted: Item, expected: Shape, backend: Backend) -> Sequ
     if wanted.kind == "sequence":
         return [f"ALTER SEQUENCE {name} {wanted.definition}"]
     if wanted.kind == "extension":
-        return [f"ALTER EXTENSION {name} UPDATE TO {wanted.definition.removeprefix('VERSION ')}"]
+        version, _, schema = wanted.definition.removeprefix("VERSION ").partition(" SCHEMA ")
+        return [f"ALTER EXTENSION {name} UPDATE TO {version}"] if not schema else []
     made = _make(wanted, expected, backend)
     return [*_drop(item, expected, backend), *made] if made else []
 
@@ -326,6 +336,8 @@ def _drop(item: Item, shape: Shape, backend: Backend) -> Sequence[str]:
         return [f"DROP {kind.upper()} {name} ON {table}"]
     if kind == "grant":
         grantee, privilege = item.name.rsplit(" ", 1)
+        if not item.table:
+            return [_on_schema(f"REVOKE {privilege}", f"FROM {grantee}")]
         return [f"REVOKE {privilege} ON {table} FROM {grantee}"]
     if kind == "comment":
         return [f"COMMENT ON {_commented(item, shape, backend)} IS NULL"]
