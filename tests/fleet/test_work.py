@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -40,6 +42,28 @@ def fleet(tmp_path: Path) -> Iterator[Fleet]:
 def journal(tmp_path: Path) -> Iterator[Journal]:
     with Journal(tmp_path / "journal.db") as made:
         yield made
+
+
+def open_journals(folder: Path, rounds: int, together: Any) -> None:
+    """In a process of its own: the first look at a new journal, with others at the same moment."""
+    for number in range(rounds):
+        together.wait(timeout=60)
+        with Journal(folder / f"{number}" / "journal.db") as journal:
+            journal.end(journal.begin("migrate", "head"), "done")
+
+
+def test_many_processes_may_open_a_new_journal_at_once(tmp_path: Path) -> None:
+    """Nobody fails over what another has just made."""
+    spawn = multiprocessing.get_context("spawn")
+    together = spawn.Barrier(4)
+    processes = [
+        spawn.Process(target=open_journals, args=(tmp_path, 60, together)) for _ in range(4)
+    ]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(timeout=120)
+    assert [process.exitcode for process in processes] == [0] * 4
 
 
 def statuses(journal: Journal) -> dict[str, str]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import datetime
 import threading
+import time
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -41,6 +42,8 @@ __all__ = ["Journal", "Run"]
 
 J = TypeVar("J", bound="Journal")
 _METADATA = MetaData()
+#: Of many processes that make the tables at once.
+_ATTEMPTS = 10
 
 _RUNS = Table(
     "tenantry_runs",
@@ -214,11 +217,17 @@ class Journal:
                 connection.execute(insert(_ITEMS).values(run=run.id, tenant=tenant_id, **values))
 
     def _make(self) -> None:
-        try:
-            _METADATA.create_all(self._engine)
-        except (OperationalError, ProgrammingError, IntegrityError):
-            # Another process made the tables between our look and our CREATE.
-            _METADATA.create_all(self._engine)
+        for left in reversed(range(_ATTEMPTS)):
+            try:
+                _METADATA.create_all(self._engine)
+            except (OperationalError, ProgrammingError, IntegrityError):
+                # Other processes make them in this moment, or open the file for the first time,
+                # and SQLite does not wait for every lock (sqlite.org/wal.html).
+                if not left:
+                    raise
+                time.sleep(0.02)
+            else:
+                return
 
 
 def _unended(verb: str, key: str) -> tuple[Any, ...]:
