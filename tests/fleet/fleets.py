@@ -195,10 +195,20 @@ def scripts_of(folder: Path, revisions: dict[str, str] | None = None) -> Scripts
     return Scripts(project(folder, revisions))
 
 
-def migrated(fleet: Fleet, folder: Path, revisions: dict[str, str], to: str) -> Scripts:
-    """The scripts of *revisions*, after every tenant has come to the one named *to*."""
+def migrated(
+    fleet: Fleet,
+    folder: Path,
+    revisions: dict[str, str] | None = None,
+    *,
+    to: str = "heads",
+    ids: Sequence[str] | None = None,
+) -> Scripts:
+    """The scripts of *revisions*, after tenants (``None``: all) have come to the one named *to*."""
     scripts = scripts_of(folder, revisions)
-    migrate_tenants(fleet.tenancy, scripts, settings=Settings(to)).raise_if_failed()
+    tenants = [fleet.tenant(each) for each in ids or fleet.ids]
+    migrate_tenants(
+        fleet.tenancy, scripts, tenants=tenants, settings=Settings(to)
+    ).raise_if_failed()
     return scripts
 
 

@@ -14,9 +14,11 @@ from tenantry.errors import ProvisionError
 from tenantry.fleet import Access, Blueprints, copying, make_place, migrate_tenants
 from tenantry.fleet.fingerprint import shape_of
 from tenantry.fleet.places import exec_all
+from tenantry.fleet.steps import run
 from tenantry.testing.address import ServerAddress
 from tests.fleet.conftest import MakeFleet
-from tests.fleet.fleets import Fleet, scripts_of
+from tests.fleet.fleets import Fleet, migrated, scripts_of
+from tests.servers.session import missing
 
 EVERYTHING = """
 CREATE TYPE mood AS ENUM ('good', 'bad')
@@ -36,7 +38,8 @@ CREATE INDEX by_expression ON parents (lower(name))
 CREATE FUNCTION shown(one parents) RETURNS text LANGUAGE sql AS 'SELECT one.name || one.id'
 CREATE FUNCTION noted() RETURNS trigger LANGUAGE plpgsql AS
     'BEGIN INSERT INTO notes VALUES (NEW.id); RETURN NEW; END'
-CREATE TABLE notes (id integer)
+CREATE TABLE notes (id integer, CONSTRAINT once UNIQUE (id) DEFERRABLE INITIALLY DEFERRED,
+    CONSTRAINT here CHECK (id > 0) NO INHERIT)
 CREATE PROCEDURE a_tidy() LANGUAGE sql AS 'DELETE FROM notes'
 CREATE TRIGGER noted AFTER INSERT ON parents FOR EACH ROW EXECUTE FUNCTION noted()
 CREATE TRIGGER asleep AFTER INSERT ON children FOR EACH ROW EXECUTE FUNCTION noted()
@@ -70,6 +73,7 @@ INSERT INTO parents (name) VALUES ('one'), ('two')
 INSERT INTO children (parent, pair, tags, during)
     VALUES (50, '(bad,xy)', '{a,b}', '[2026-01-01,2026-01-02)')
 UPDATE parents SET first_child = 1
+ALTER TABLE notes ADD CONSTRAINT from_now_on CHECK (id > 50) NOT VALID
 REFRESH MATERIALIZED VIEW m_summary
 """
 #: What is compared besides the shapes: rows, and how everything goes on from there.
@@ -194,9 +198,7 @@ def test_everything_in_a_schema_is_copied(
         found = []
         for tenant_id in fleet.ids:
             with fleet.connect(tenant_id) as connection:
-                rows = connection.exec_driver_sql(
-                    query, execution_options={"no_parameters": True}
-                ).all()
+                rows = run(connection, query).all()
                 found.append([tuple(row) for row in rows])
                 connection.commit()
         assert found[0] == found[1], query
@@ -212,8 +214,7 @@ def test_what_cannot_be_made_is_not_left_out(
     fleet = make_fleet(2, make=False)
     fleet.make_places(["t000"])
     made = "; ".join(["CREATE TABLE log (a integer, b integer)", UNKNOWN[what]])
-    scripts = scripts_of(tmp_path, {"w1": f'op.execute("""{made}""")'})
-    migrate_tenants(fleet.tenancy, scripts, tenants=[fleet.tenant("t000")]).raise_if_failed()
+    scripts = migrated(fleet, tmp_path, {"w1": f'op.execute("""{made}""")'}, ids=["t000"])
     with pytest.raises(ProvisionError, match="create the tenant by its revisions") as caught:
         copy(fleet)
     assert what in str(caught.value)
@@ -231,7 +232,7 @@ def extension(address: ServerAddress) -> str:
     query = "SELECT name FROM pg_available_extensions WHERE name IN ('citext', 'vector')"
     found = sorted(str(name) for (name,) in address.execute(query))
     if not found:
-        pytest.skip("this machine's PostgreSQL has no extensions; install postgresql-contrib")
+        missing("this PostgreSQL has no extensions; install postgresql-contrib")
     return found[0]
 
 
@@ -243,8 +244,7 @@ def test_an_extension_comes_with_the_database(
     fleet = make_fleet(3, make=False)
     fleet.make_places(["t000"])
     made = f"CREATE EXTENSION {extension}; CREATE TABLE words (word {extension})"
-    scripts = scripts_of(tmp_path, {"w1": f'op.execute("{made}")'})
-    migrate_tenants(fleet.tenancy, scripts, tenants=[fleet.tenant("t000")]).raise_if_failed()
+    scripts = migrated(fleet, tmp_path, {"w1": f'op.execute("{made}")'}, ids=["t000"])
     copy(fleet)
     with Access(fleet.tenancy.servers) as access:
         Blueprints(access, scripts).make(access.place(fleet.tenant("t002")))
@@ -268,8 +268,7 @@ def test_an_extension_of_a_further_schema_is_not_left_out(
     made = f"CREATE EXTENSION {extension} SCHEMA {where}"
     if where != "pg_catalog":
         made = f"CREATE SCHEMA {where}; {made}"
-    scripts = scripts_of(tmp_path, {"w1": f'op.execute("{made}")'})
-    migrate_tenants(fleet.tenancy, scripts, tenants=[fleet.tenant("t000")]).raise_if_failed()
+    scripts = migrated(fleet, tmp_path, {"w1": f'op.execute("{made}")'}, ids=["t000"])
     if where == "elsewhere":
         with pytest.raises(ProvisionError, match="schema elsewhere"):
             copy(fleet)
@@ -302,8 +301,7 @@ def test_a_further_schema_is_not_left_out(make_fleet: MakeFleet, tmp_path: Path)
     fleet = make_fleet(2, make=False)
     fleet.make_places(["t000"])
     made = "CREATE SCHEMA audit; CREATE TABLE audit.log (a integer)"
-    scripts = scripts_of(tmp_path, {"w1": f'op.execute("{made}")'})
-    migrate_tenants(fleet.tenancy, scripts, tenants=[fleet.tenant("t000")]).raise_if_failed()
+    scripts = migrated(fleet, tmp_path, {"w1": f'op.execute("{made}")'}, ids=["t000"])
     with pytest.raises(ProvisionError, match="schema audit"):
         copy(fleet)
     with Access(fleet.tenancy.servers) as access:

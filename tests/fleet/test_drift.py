@@ -11,7 +11,7 @@ from tenantry.fleet.blueprint import Blueprints
 from tenantry.fleet.fingerprint import shape_of
 from tenantry.fleet.places import exec_all
 from tests.fleet.conftest import MakeFleet
-from tests.fleet.fleets import scripts_of
+from tests.fleet.fleets import migrated, scripts_of
 
 #: Kind -> what somebody did by hand, and a word of what is to be said of it.
 DRIFT = {
@@ -40,8 +40,7 @@ DRIFT = {
 
 def test_drift_is_found_named_and_repaired(make_fleet: MakeFleet, tmp_path: Path) -> None:
     fleet = make_fleet(1)
-    scripts = scripts_of(tmp_path)
-    migrate_tenants(fleet.tenancy, scripts).raise_if_failed()
+    scripts = migrated(fleet, tmp_path)
     with Access(fleet.tenancy.servers) as access:
         blueprints = Blueprints(access, scripts)
         place = access.place(fleet.tenant("t000"))
@@ -95,8 +94,7 @@ EXTRA: dict[str, list[tuple[str, str | None]]] = {
 def test_what_should_not_be_there_is_named(make_fleet: MakeFleet, tmp_path: Path) -> None:
     """Each by itself, but what goes with it; and the statements that are said drop it all."""
     fleet = make_fleet(1)
-    scripts = scripts_of(tmp_path)
-    migrate_tenants(fleet.tenancy, scripts).raise_if_failed()
+    scripts = migrated(fleet, tmp_path)
     made = EXTRA[fleet.kind.partition("-")[0]]
     with Access(fleet.tenancy.servers) as access:
         blueprints = Blueprints(access, scripts)
@@ -132,8 +130,7 @@ def test_a_missing_policy_is_found_and_repaired(make_fleet: MakeFleet, tmp_path:
         "op.execute(\"CREATE TYPE mood AS ENUM ('good', 'bad')\")\n"
         "op.execute('CREATE FUNCTION one() RETURNS integer LANGUAGE sql AS $$ SELECT 1 $$')"
     )
-    scripts = scripts_of(tmp_path, {"p1": revision})
-    migrate_tenants(fleet.tenancy, scripts).raise_if_failed()
+    scripts = migrated(fleet, tmp_path, {"p1": revision})
     with Access(fleet.tenancy.servers) as access:
         blueprints = Blueprints(access, scripts)
         place = access.place(fleet.tenant("t000"))

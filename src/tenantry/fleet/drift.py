@@ -43,6 +43,9 @@ _COLUMN = re.compile(
     r"(?: DEFAULT (?P<default>.*?))?(?P<not_null> NOT NULL)?"
 )
 _SECURITY = " ROW LEVEL SECURITY"
+_NOT_VALID = " NOT VALID"
+#: Ends of statements that come after the rows, which they hide or would refuse.
+_LATE = (_SECURITY, _NOT_VALID)
 #: What ``pg_trigger.tgenabled`` says where a trigger does not fire as usual.
 _ENABLED = {"D": "DISABLE TRIGGER", "R": "ENABLE REPLICA TRIGGER", "A": "ENABLE ALWAYS TRIGGER"}
 _OWNED = re.compile(r"(.*?) OWNED BY (.+)", re.DOTALL)
@@ -117,7 +120,7 @@ def creation(shape: Shape, backend: Backend, *, same_name: bool = True) -> Creat
         if not difference.repair and backend.kind != "sqlite":
             unmade.add(difference.item.key)
         for statement in difference.repair:
-            late = _kind(difference.item) in _AFTER_ROWS or statement.endswith(_SECURITY)
+            late = _kind(difference.item) in _AFTER_ROWS or statement.endswith(_LATE)
             (after if late else before).append(statement)
     unknown = [
         _label(item)
@@ -131,7 +134,7 @@ def _comes_with_table(item: Item, backend: Backend) -> bool:
     if item.kind != "constraint":
         return item.kind == "column"
     if backend.kind == "postgresql":
-        return _kind(item) == "constraint" and not item.definition.endswith(" NOT VALID")
+        return _kind(item) == "constraint" and not item.definition.endswith(_NOT_VALID)
     return item.name == "PRIMARY"  # an AUTO_INCREMENT column has to be a key from the beginning
 
 
