@@ -323,9 +323,9 @@ def new_tenants(address: ServerAddress, folder: Path) -> None:
         def make() -> None:
             blueprints.make(place(f"b{next(numbers)}", Isolation.SCHEMA))
 
-        def claimed(isolation: str) -> None:
+        def claimed(isolation: Isolation) -> None:
             name = f"c{next(numbers)}"
-            claim(tenancy, blueprints, name, server="main", isolation=isolation)  # type: ignore[arg-type]
+            claim(tenancy, blueprints, name, server="main", isolation=isolation)
 
         contest = {"metadata.create_all in a schema": create_all}
         binaries = find_binaries()
@@ -341,8 +341,8 @@ def new_tenants(address: ServerAddress, folder: Path) -> None:
             dump = run_client(binaries / "pg_dump", address, "--no-owner", "-n", "dumped")
             contest["psql -1 -f, what pg_dump wrote"] = partial(by_psql, dump)
         contest["tenantry, from the blueprint, compared"] = make
-        contest["tenantry, from a warm spare (schema)"] = partial(claimed, "schema")
-        contest["tenantry, from the next one"] = partial(claimed, "schema")
+        contest["tenantry, from a warm spare (schema)"] = partial(claimed, Isolation.SCHEMA)
+        contest["tenantry, from the next one"] = partial(claimed, Isolation.SCHEMA)
         in_turns(contest)
 
         def template() -> None:
@@ -357,8 +357,8 @@ def new_tenants(address: ServerAddress, folder: Path) -> None:
         in_turns(
             {
                 "CREATE DATABASE ... TEMPLATE": template,
-                "tenantry, from a warm spare (database)": partial(claimed, "database"),
-                "tenantry, from the next one": partial(claimed, "database"),
+                "tenantry, from a warm spare (database)": partial(claimed, Isolation.DATABASE),
+                "tenantry, from the next one": partial(claimed, Isolation.DATABASE),
             }
         )
     engine.dispose()

@@ -51,10 +51,10 @@ class SQLite(Backend):
                 f"a tenant on the SQLite server {server.name!r} needs a file name; "
                 "set database=... in its placement"
             )
-        root = str(server.root)
+        root = server.root
         # Of a Path, resolve() and parents take four times as long.
-        file = os.path.realpath(os.path.join(root, database))  # noqa: PTH118
-        if not file.startswith(root.rstrip(os.sep) + os.sep):
+        file = os.path.realpath(root / database)
+        if not file.startswith(str(root).rstrip(os.sep) + os.sep):
             raise ConfigurationError(
                 f"the file {shown(database)} lies outside the root of server {server.name!r}; "
                 "name a file below it"
