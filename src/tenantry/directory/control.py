@@ -12,6 +12,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, TypeVar
 
+import sqlalchemy
 from sqlalchemy import create_engine, event
 from sqlalchemy.engine import URL, Connection, Engine, make_url
 from sqlalchemy.exc import NoSuchModuleError, SQLAlchemyError
@@ -33,6 +34,8 @@ T = TypeVar("T")
 Where = str | URL | Server | Engine
 _EXTRAS = {"MySQLdb": "mysqlclient"}
 _OWN_FILE = "tenantry.db"
+# SQLAlchemy 1.4 takes a connection back to its database's level, not to that of its engine.
+_LEVEL_STAYS = not sqlalchemy.__version__.startswith("1.")
 
 
 class ControlDatabase:
@@ -51,17 +54,21 @@ class ControlDatabase:
                 "the tenant directory needs a synchronous driver, postgresql+psycopg for instance; "
                 "asynchronous code calls it in a thread"
             )
-        if _commits_each_statement(self.engine):
+        if not self._ours and _commits_each_statement(self.engine):
             raise ConfigurationError(
                 "the tenant directory changes tables in transactions, and this engine has none "
                 "(isolation_level AUTOCOMMIT); give one without that, "
                 'engine.execution_options(isolation_level="READ COMMITTED") for instance'
             )
-        # Without BEGIN and ROLLBACK around it a read is one round trip. On MySQL switching
-        # autocommit would cost more than it saves.
-        self._reader = self.engine
+        # Without BEGIN and ROLLBACK around it a read is one round trip; our own connections stay so
+        # for good, since psycopg2 needs another to leave autocommit. On MySQL switching would cost
+        # more than it saves.
+        self._reader = self._writer = self.engine
         if self.engine.dialect.name == "postgresql":
             self._reader = self.engine.execution_options(isolation_level="AUTOCOMMIT")
+            if self._ours and _LEVEL_STAYS:
+                self._reader = self.engine
+                self._writer = self.engine.execution_options(isolation_level="READ COMMITTED")
 
         # SQLite has its writers poll for the file, and one may never get it. Those of this process
         # queue up instead.
@@ -83,7 +90,7 @@ class ControlDatabase:
 
         Not where an engine that was given does something at BEGIN, such as SET LOCAL.
         """
-        return self._reader is not self.engine and not self.engine.dispatch.begin
+        return self.engine.dialect.name == "postgresql" and not self.engine.dispatch.begin
 
     def at_once(self, body: Callable[[Connection], T]) -> T | None:
         """What *body* did by one statement that commits itself, if :attr:`commits_alone`.
@@ -121,9 +128,9 @@ class ControlDatabase:
                 it was lost during the commit itself, the change may have been made.
         """
         if self._write_lock is None:
-            return self._run(self.engine.begin, body)
+            return self._run(self._writer.begin, body)
         with self._write_lock:
-            return self._run(self.engine.begin, body)
+            return self._run(self._writer.begin, body)
 
     def close(self) -> None:
         """Close the connections, if the engine is ours."""
@@ -221,8 +228,10 @@ def _engine(where: str | URL | Server, database: str | None) -> Engine:
     connect_args = dict(server.connect_args)
     if server.kind == "sqlite":
         connect_args.setdefault("timeout", 30)
-    if server.kind != "sqlite":
+    else:
         options = {"pool_size": 3, "max_overflow": 5, "pool_timeout": 10, "pool_recycle": 1800}
+        if server.kind == "postgresql" and _LEVEL_STAYS:
+            options["isolation_level"] = "AUTOCOMMIT"  # its writers begin transactions
         if server.kind in ("postgresql", "mysql") and "connect_timeout" not in url.query:
             connect_args.setdefault("connect_timeout", 10)
     try:

@@ -148,14 +148,18 @@ class Records:
         the statement waited for the version's row. Needs no transaction and no lock before it.
         """
         identifiers = list(check_identifiers(tenant))
-        values = {NEW + name: each for name, each in _first_values(tenant, place).items()}
+        first = _first_values(tenant, place)
+        values = {NEW + name: each for name, each in first.items()}
         named = {"identifiers": identifiers} if identifiers else {}
-        rows = connection.execute(
+        found = connection.execute(
             self._owners.addition(tenant.placement.isolation is Isolation.ROWS, bool(named)),
             {**_wanted(tenant, said), **values, **named},
         )
-        row = rows.mappings().first()
-        return None if row is None else _tenant(row, list(enumerate(identifiers)))
+        row = found.first()
+        if row is None:
+            return None
+        recorded = {**first, "generation": row.generation, "attributes": row.attributes}
+        return _tenant(recorded, list(enumerate(identifiers)))
 
     def update(self, connection: Connection, tenant: Tenant, place: str) -> Tenant:
         """Record a change, and return the tenant as it will be read."""
