@@ -13,8 +13,7 @@ from tenantry.directory import MappingDirectory
 from tenantry.errors import ProvisionError
 from tenantry.fleet import Access, Blueprints, copying, make_place, migrate_tenants
 from tenantry.fleet.fingerprint import shape_of
-from tenantry.fleet.places import exec_all
-from tenantry.fleet.steps import run
+from tenantry.fleet.statements import exec_all, run
 from tenantry.testing.address import ServerAddress
 from tests.fleet.conftest import MakeFleet
 from tests.fleet.fleets import Fleet, migrated, scripts_of

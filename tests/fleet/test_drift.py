@@ -9,7 +9,7 @@ import pytest
 from tenantry.fleet import Access, migrate_tenants
 from tenantry.fleet.blueprint import Blueprints
 from tenantry.fleet.fingerprint import shape_of
-from tenantry.fleet.places import exec_all
+from tenantry.fleet.statements import exec_all
 from tests.fleet.conftest import MakeFleet
 from tests.fleet.fleets import migrated, scripts_of
 

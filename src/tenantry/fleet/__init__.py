@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import MissingDependencyError
 from .access import Access, Place
 from .application import Source, find_source, import_named, project_settings
+from .clone import copying
 from .doctor import Diagnosis, Finding, diagnose, drifted
 from .journal import Journal, Run
 from .places import drop_place, make_place, place_exists
@@ -19,7 +20,6 @@ from .work import call, run_program, sql
 
 if TYPE_CHECKING:
     from .blueprint import Blueprint, Blueprints
-    from .clone import copying
     from .migrate import Scripts, new_revision
     from .rollout import MigrationStatus, Settings, migrate_tenants, migration_status, pause
     from .spares import claim, fill_spares
@@ -81,7 +81,6 @@ _NEED_ALEMBIC = {
     "Blueprint": "blueprint",
     "Blueprints": "blueprint",
     "claim": "spares",
-    "copying": "clone",
     "fill_spares": "spares",
     "MigrationStatus": "rollout",
     "Scripts": "migrate",

@@ -13,7 +13,7 @@ import contextlib
 import re
 import sqlite3
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from sqlalchemy import Connection
 
@@ -26,6 +26,7 @@ from .locks import holding, lock_name
 from .plan import Plan, Step
 from .replay import Replay
 from .runner import describe
+from .statements import run, send
 from .status import heads_in
 from .steps import (
     Position,
@@ -38,7 +39,6 @@ from .steps import (
     position,
     refusal,
     refuse,
-    run,
     unmark,
 )
 
@@ -145,22 +145,6 @@ def _message(place: Place, steps: Sequence[Step], table: str, lock_timeout: floa
         parts += [f"{statement};\n" for statement in step.segments[0].statements]
         parts.append("COMMIT;\n")
     return "".join(parts)
-
-
-def send(connection: Connection, message: str) -> None:
-    """Straight to the driver: a message of several statements is nothing SQLAlchemy looks at."""
-    driver: Any = connection.connection.driver_connection
-    if getattr(driver, "prepare_threshold", None) is not None:
-        driver.prepare_threshold = None  # several commands cannot be prepared
-    cursor = driver.cursor()
-    try:
-        cursor.execute(message)
-    except BaseException:
-        with contextlib.suppress(Exception):
-            cursor.execute("ROLLBACK")
-        raise
-    finally:
-        cursor.close()
 
 
 def _apply_to_file(place: Place, steps: Sequence[Step], table: str, lock_timeout: float) -> None:

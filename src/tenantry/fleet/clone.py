@@ -13,12 +13,12 @@ from sqlalchemy import Connection, text
 from ..backends import SQLite
 from ..errors import ProvisionError
 from .access import Access, Place
-from .blueprint import fill, in_order, insert_rows, sequence_states, set_sequences
 from .drift import creation, differences
+from .filling import fill, in_order, insert_rows, sequence_states, set_sequences
 from .fingerprint import shape_of
 from .places import drop_place, make_place, replace_file
 from .provision import Fill
-from .steps import run
+from .statements import run
 
 if TYPE_CHECKING:
     from ..tenancy import Tenancy

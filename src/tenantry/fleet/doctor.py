@@ -20,9 +20,10 @@ from ..errors import PlacementMissingError, TenantryError
 from ..tenant import Isolation, State, Tenant
 from .access import Access, Place
 from .drift import Difference
-from .places import exec_all, names_on
+from .places import names_on
 from .rows import audit_tables, row_tables
 from .runner import Outcome, Report, Status, attempt, describe, run_all
+from .statements import exec_all
 
 if TYPE_CHECKING:
     from ..tenancy import Tenancy

@@ -20,7 +20,7 @@ from sqlalchemy import bindparam, text
 from ..backends import SQLite
 from ..backends.catalogs import LEFT_OUT, MYSQL, in_schemas
 from .access import Access, Place, missing
-from .steps import run
+from .statements import run
 
 __all__ = ["Item", "Shape", "shape_of", "shapes_of"]
 

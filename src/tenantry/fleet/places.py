@@ -11,7 +11,7 @@ from functools import lru_cache, partial
 from pathlib import Path
 from urllib.parse import quote
 
-from sqlalchemy import Connection, text
+from sqlalchemy import text
 
 from ..backends import SQLite, backend_of
 from ..backends.places import places_of
@@ -19,9 +19,9 @@ from ..errors import UnsupportedError
 from ..servers import Server
 from ..tenant import Isolation
 from .access import Access, Place
-from .steps import run
+from .statements import exec_all
 
-__all__ = ["drop_place", "exec_all", "make_place", "names_on", "place_exists"]
+__all__ = ["drop_place", "make_place", "names_on", "place_exists"]
 
 #: What SQLite keeps beside a database file.
 COMPANIONS = ("-wal", "-shm", "-journal")
@@ -124,12 +124,6 @@ def names_on(access: Access, server: Server) -> list[str]:
     places = places_of(backend_of(server))
     with access.connect(server, admin=True) as connection:
         return [str(row[0]) for row in connection.execute(text(places.list_databases))]
-
-
-def exec_all(connection: Connection, *statements: str) -> None:
-    """Run statements as they are."""
-    for statement in statements:
-        run(connection, statement)
 
 
 def new_file(final: Path, content: bytes) -> None:

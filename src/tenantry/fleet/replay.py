@@ -28,7 +28,8 @@ from sqlalchemy import Connection, Engine, event
 from ..backends.versions import STEPS_TABLE, read_heads
 from ..errors import MigrationError
 from .plan import Step
-from .steps import LIVE, alone, label, make_table, mark, run, table_of, unmark
+from .statements import run
+from .steps import LIVE, alone, label, make_table, mark, table_of, unmark
 
 if TYPE_CHECKING:
     from .access import Place

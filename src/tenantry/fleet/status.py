@@ -27,7 +27,7 @@ from ..backends.versions import (
 from ..errors import PlacementMissingError
 from .access import Access, Place
 from .runner import describe
-from .steps import run
+from .statements import run
 
 __all__ = ["Standing", "heads_in", "standings"]
 

@@ -19,6 +19,7 @@ from sqlalchemy.exc import DBAPIError
 from ..backends.base import sqlstate
 from ..backends.versions import STEPS_TABLE, read_heads
 from .plan import Step
+from .statements import run
 
 if TYPE_CHECKING:
     from .access import Place
@@ -37,7 +38,6 @@ __all__ = [
     "position",
     "refusal",
     "refuse",
-    "run",
     "table_of",
     "unmark",
 ]
@@ -167,11 +167,6 @@ def alone(
 def refusal(error: BaseException) -> bool:
     """Whether the server answered, so that the statement is known not to be done."""
     return isinstance(error, DBAPIError) and not error.connection_invalidated
-
-
-def run(connection: Connection, statement: str) -> Any:
-    """*statement* as it is: a percent sign or a colon is only itself."""
-    return connection.exec_driver_sql(statement, execution_options={"no_parameters": True})
 
 
 def error_number(error: BaseException) -> int | None:
