@@ -25,7 +25,7 @@ class Relay:
 
     def cut(self) -> None:
         """End all connections to clients; the server's sides stay open until it has answered."""
-        for client, _ in self._pairs:
+        for client, _ in tuple(self._pairs):  # not those who come back meanwhile
             with suppress(OSError):
                 client.shutdown(socket.SHUT_RDWR)
 

@@ -71,6 +71,7 @@ def shapes_by_revision(fleet: Fleet, scripts: Scripts, tenant_id: str) -> dict[s
     return shapes
 
 
+@pytest.mark.newest  # what a kill or a lock leaves is the servers' doing, not the libraries'
 @pytest.mark.parametrize("size", SIZES)
 def test_kill_9_leaves_no_tenant_between_two_revisions(
     make_fleet: MakeFleet, tmp_path: Path, size: tuple[int, int]
@@ -167,6 +168,7 @@ def _down(fleet: Fleet, scripts: Scripts, tenant_ids: list[str]) -> None:
     migrate_tenants(fleet.tenancy, scripts, tenants=tenants, settings=settings).raise_if_failed()
 
 
+@pytest.mark.newest  # what a kill or a lock leaves is the servers' doing, not the libraries'
 @pytest.mark.parametrize(
     "rounds",
     [
@@ -211,6 +213,7 @@ def reader(fleet: Fleet, tenant_id: str, statement: str) -> Iterator[None]:
         connection.rollback()
 
 
+@pytest.mark.newest  # what a kill or a lock leaves is the servers' doing, not the libraries'
 @pytest.mark.parametrize(
     "size",
     [
