@@ -335,7 +335,7 @@ def new_tenants(address: ServerAddress, folder: Path) -> None:
             file.write_text(re.sub(r"\bdumped\b", f"p{next(numbers)}", dump))
             run_psql(binaries / "psql", address, file, "-1")
 
-        fill_spares(tenancy, blueprints, server="main", isolation="schema", count=2 * ROUNDS)
+        fill_spares(tenancy, blueprints, server="main", isolation="schema", count=3 * ROUNDS)
         if (binaries / "psql").exists():
             blueprints.make(place("dumped", Isolation.SCHEMA))
             dump = run_client(binaries / "pg_dump", address, "--no-owner", "-n", "dumped")
@@ -343,7 +343,7 @@ def new_tenants(address: ServerAddress, folder: Path) -> None:
         contest["tenantry, from the blueprint, compared"] = make
         contest["tenantry, from a warm spare (schema)"] = partial(claimed, Isolation.SCHEMA)
         contest["tenantry, from the next one"] = partial(claimed, Isolation.SCHEMA)
-        in_turns(contest)
+        in_turns(contest, {"tenantry, one after another": partial(claimed, Isolation.SCHEMA)})
 
         def template() -> None:
             with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
@@ -353,23 +353,28 @@ def new_tenants(address: ServerAddress, folder: Path) -> None:
 
         blueprints.make(place("template_shop", Isolation.DATABASE))
         access.close()
-        fill_spares(tenancy, blueprints, server="main", isolation="database", count=2 * ROUNDS)
+        fill_spares(tenancy, blueprints, server="main", isolation="database", count=3 * ROUNDS)
         in_turns(
             {
                 "CREATE DATABASE ... TEMPLATE": template,
                 "tenantry, from a warm spare (database)": partial(claimed, Isolation.DATABASE),
                 "tenantry, from the next one": partial(claimed, Isolation.DATABASE),
-            }
+            },
+            {"tenantry, one after another": partial(claimed, Isolation.DATABASE)},
         )
     engine.dispose()
 
 
-def in_turns(contest: Mapping[str, Callable[[], Any]]) -> None:
-    """Print the median of each, and as a multiple of those before it."""
+def in_turns(
+    contest: Mapping[str, Callable[[], Any]], then: Mapping[str, Callable[[], Any]]
+) -> None:
+    """Print the median of each, and as a multiple of those before it; *then* without turns."""
     seconds: dict[str, list[float]] = {name: [] for name in contest}
     for _ in range(ROUNDS):
         for name, action in contest.items():
             seconds[name].append(timed(action))
+    for name, action in then.items():
+        seconds[name] = [timed(action) for _ in range(ROUNDS)]
     before: list[float] = []
     for name, found in seconds.items():
         middle = median(found)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NoReturn
@@ -227,7 +228,7 @@ class Server:
             role_password=role_password,
         )
 
-    @property
+    @cached_property
     def kind(self) -> str:
         """``postgresql``, ``mysql`` (also for MariaDB), ``sqlite``, ``oracle`` or ``mssql``."""
         backend = self.url.get_backend_name()

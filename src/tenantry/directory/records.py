@@ -238,7 +238,7 @@ def _wanted(tenant: Tenant, said: Spellings) -> dict[str, Any]:
         "who": tenant.id,
         "whose_key": tenant.key,
         "names": [tenant.id, *check_identifiers(tenant)],
-        "places": [digest(*each) for each in said.places],
+        "places": [digest(*each) for each in dict.fromkeys(said.places)],
         "databases": said.databases,
         "servers": said.servers,
         "own": said.own,
