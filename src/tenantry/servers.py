@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
@@ -20,7 +20,7 @@ from sqlalchemy.engine import URL, make_url
 from .errors import ConfigurationError, MissingVariableError, TenantryError, bare_errors
 from .tenant import Switch
 
-__all__ = ["Secret", "Server"]
+__all__ = ["Secret", "Server", "is_pooled"]
 
 #: Query parameters of a database URL that hold secrets. SQLAlchemy hides the password before
 #: the ``@`` in a URL's repr, but not these.
@@ -107,6 +107,8 @@ class Server:
     and a pooler that they find is taken into account on the whole server from then on.
     *citus* says that it is the coordinator of a Citus (a PostgreSQL).
     *role_password* gives the password of a tenant's login role; ``None``: the server's own.
+    *direct* is the same server with a connection of its own for each session, past any pooler:
+    fleet work goes there; ``None``: there is no pooler to go past.
     *admin* is the login that may create and drop databases; ``None``: the same login does.
 
     Build one with :meth:`from_url`.
@@ -120,6 +122,7 @@ class Server:
     connect_args: Mapping[str, Any] = field(default_factory=lambda: _NOTHING, hash=False)
     secret_query: Mapping[str, Secret] = field(default_factory=lambda: _NOTHING, hash=False)
     admin: Server | None = None
+    direct: Server | None = None
     shared_schema: str | None = None
     create_missing: bool = False
     switch: Switch = Switch.PATH
@@ -140,6 +143,7 @@ class Server:
         max_connections: int | None = None,
         async_driver: str | None = None,
         connect_args: Mapping[str, Any] | None = None,
+        direct_url: str | URL | None = None,
         admin_url: str | URL | None = None,
         admin_password: str | Callable[[], str] | None = None,
         admin_password_env: str | None = None,
@@ -154,7 +158,7 @@ class Server:
         """A server from a database URL and at most one source of its password.
 
         A password found in the URL is taken out of it. A callable is asked at each new
-        connection (rotating tokens).
+        connection (rotating tokens). *direct_url* without a password is used with that of *url*.
 
         Raises:
             ConfigurationError: The URL is no database URL, there are two sources for the
@@ -201,6 +205,16 @@ class Server:
             parsed.database,
             {key: value for key, value in parsed.query.items() if key not in hidden},
         )
+        direct = None
+        if direct_url is not None:
+            direct = cls.from_url(name, direct_url, connect_args=connect_args, citus=citus)
+            if direct.url.get_backend_name() != parsed.get_backend_name():
+                raise ConfigurationError(
+                    f"the direct_url of server {name!r} names a server of another kind; it is "
+                    "the address of the same server past its pooler"
+                )
+            if direct.password is None and sources:
+                direct = replace(direct, password=sources[0])
         admin = None
         if admin_url is not None:
             admin = cls.from_url(
@@ -220,6 +234,7 @@ class Server:
             connect_args=MappingProxyType(dict(connect_args or {})),
             secret_query=MappingProxyType(hidden),
             admin=admin,
+            direct=direct,
             shared_schema=shared_schema,
             create_missing=create_missing,
             switch=Switch(switch),
@@ -275,3 +290,19 @@ class Server:
 
     def __repr__(self) -> str:
         return f"Server({self.name!r}, {self.url.drivername}, {self.address})"
+
+
+def is_pooled(connection: Any) -> bool:
+    """Whether a pooler answers on a new *connection* of psycopg or psycopg2, which it leaves idle.
+
+    A pooler invents the server's process that it names to a client when it connects.
+    """
+    cursor = connection.cursor()
+    try:
+        cursor.execute("SELECT pg_catalog.pg_backend_pid()")
+        process: int = cursor.fetchone()[0]
+    finally:
+        cursor.close()
+    connection.rollback()
+    named: int = connection.info.backend_pid
+    return process != named

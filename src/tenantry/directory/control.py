@@ -26,9 +26,9 @@ from ..errors import (
     bare_errors,
     without_frames,
 )
-from ..servers import Server
+from ..servers import Server, is_pooled
 
-__all__ = ["ControlDatabase", "Where"]
+__all__ = ["ControlDatabase", "Where", "prepare_nothing_behind_a_pooler"]
 
 T = TypeVar("T")
 Where = str | URL | Server | Engine
@@ -248,9 +248,25 @@ def _engine(where: str | URL | Server, database: str | None) -> Engine:
         raise ConfigurationError(
             f"SQLAlchemy knows no driver {url.drivername!r} for the tenant directory"
         ) from None
+    prepare_nothing_behind_a_pooler(engine, known=server.pooler)
     if server.password is not None or server.secret_query:
         _fill_secrets(engine, server, url, connect_args)
     return engine
+
+
+def prepare_nothing_behind_a_pooler(engine: Engine, *, known: bool | None = None) -> None:
+    """Have each new connection of *engine* ask whether a pooler answers, unless one is *known* to.
+
+    psycopg prepares what it meets for the sixth time. A transaction pooler may send that to a
+    process of the server that does not know it, or has another statement by its name.
+    """
+    if engine.dialect.driver != "psycopg":
+        return
+
+    @event.listens_for(engine, "connect")
+    def look(connection: Any, _record: Any) -> None:
+        if known or is_pooled(connection):
+            connection.prepare_threshold = None
 
 
 def _fill_secrets(engine: Engine, server: Server, url: URL, connect_args: dict[str, Any]) -> None:

@@ -47,6 +47,7 @@ SERVER_KEYS: Mapping[str, tuple[Any, ...]] = {
     "switch": (str,),
     "pooler": (bool,),
     "citus": (bool,),
+    "direct_url": _URLS,
     "admin_url": _URLS,
     "admin_password": _PASSWORDS,
     "admin_password_env": (str,),

@@ -20,10 +20,10 @@ from sqlalchemy.pool import NullPool
 
 from ..backends import Backend, SQLite, backend_of
 from ..directory.base import server_of
-from ..errors import PlacementMissingError
+from ..errors import PlacementMissingError, UnsupportedError
 from ..isolation import Target
 from ..routing.connect import open_connection
-from ..servers import Server
+from ..servers import Server, is_pooled
 from ..tenant import Isolation, Placement, Tenant
 from .replay import watch
 
@@ -85,6 +85,7 @@ class Access:
         self._servers = servers
         self._keep = keep
         self._engines: dict[tuple[str, bool], Engine] = {}
+        self._verified: set[Engine] = set()  # those with sessions of their own
         self._idle: list[tuple[_Key, Connection]] = []
         self._lock = threading.Lock()
 
@@ -124,6 +125,7 @@ class Access:
         Raises:
             PlacementMissingError: The database does not exist.
             ServerUnavailableError: The server does not answer.
+            UnsupportedError: A pooler answers for it.
         """
         login = admin and server.admin is not None
         key = (server.name, login, database, autocommit)
@@ -155,6 +157,7 @@ class Access:
         Raises:
             PlacementMissingError: The place does not exist.
             ServerUnavailableError: The server does not answer.
+            UnsupportedError: A pooler answers for it.
         """
         tenant = place.tenants[0] if place.tenants else None
         if isinstance(place.backend, SQLite) and not place.file().exists():
@@ -203,7 +206,8 @@ class Access:
     def _open(
         self, server: Server, database: str | None, login: bool, tenant: Tenant | None
     ) -> Connection:
-        used = server
+        # Whoever may come back to another session would be in another tenant's schema there.
+        used = server if server.direct is None else replace(server.direct, name=server.name)
         if login:
             assert server.admin is not None
             used = replace(server.admin, name=server.name, create_missing=server.create_missing)
@@ -225,9 +229,19 @@ class Access:
         target = Target(tenant=tenant, server=used, backend=backend, bucket=(), url=url)
         token = _target.set(target)
         try:
-            return engine.connect()
+            connection = engine.connect()
         finally:
             _target.reset(token)
+        if used.kind == "postgresql" and engine not in self._verified:
+            if used.pooler or is_pooled(connection.connection.driver_connection):
+                connection.close()
+                raise UnsupportedError(
+                    f"a pooler answers for server {used.name!r}, and fleet work needs sessions of "
+                    "its own; give the server a direct_url that goes past the pooler (and an "
+                    "admin_url that does, if it has one)"
+                )
+            self._verified.add(engine)
+        return connection
 
     def _take(self, key: _Key) -> Connection | None:
         with self._lock:

@@ -36,6 +36,7 @@ from sqlalchemy import (
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import IntegrityError, OperationalError, ProgrammingError
 
+from ..directory.control import prepare_nothing_behind_a_pooler
 from .runner import Outcome
 
 __all__ = ["Journal", "Run"]
@@ -94,6 +95,7 @@ class Journal:
             path.parent.mkdir(parents=True, exist_ok=True)
             store = URL.create("sqlite", database=str(path))
         self._engine: Engine = create_engine(store if isinstance(store, URL) else str(store))
+        prepare_nothing_behind_a_pooler(self._engine)
         if self._engine.dialect.name == "sqlite":
             event.listen(self._engine, "connect", _patient)
         self._lock = threading.Lock()

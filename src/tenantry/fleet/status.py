@@ -32,7 +32,7 @@ from .statements import run
 __all__ = ["Standing", "heads_in", "standings"]
 
 #: Version tables read by one statement: each takes a lock of its own in the server's table.
-AT_A_TIME = 250
+AT_A_TIME = 350
 
 
 @dataclass(frozen=True)
