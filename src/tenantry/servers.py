@@ -164,13 +164,7 @@ class Server:
             ConfigurationError: The URL is no database URL, there are two sources for the
                 password, or the limit is not positive.
         """
-        try:
-            parsed = make_url(url)
-        except Exception:  # the driver's message would repeat the URL and its password
-            raise ConfigurationError(
-                f"the URL of server {name!r} is not a database URL; "
-                "it looks like postgresql+psycopg://user@host:5432/database"
-            ) from None
+        parsed = _parsed(name, "URL", url)
         sources: list[Secret] = []
         if password is not None:
             sources.append(Secret(password))
@@ -207,7 +201,12 @@ class Server:
         )
         direct = None
         if direct_url is not None:
-            direct = cls.from_url(name, direct_url, connect_args=connect_args, citus=citus)
+            direct = cls.from_url(
+                name,
+                _parsed(name, "direct_url", direct_url),
+                connect_args=connect_args,
+                citus=citus,
+            )
             if direct.url.get_backend_name() != parsed.get_backend_name():
                 raise ConfigurationError(
                     f"the direct_url of server {name!r} names a server of another kind; it is "
@@ -219,7 +218,7 @@ class Server:
         if admin_url is not None:
             admin = cls.from_url(
                 name,
-                admin_url,
+                _parsed(name, "admin_url", admin_url),
                 password=admin_password,
                 password_env=admin_password_env,
                 password_file=admin_password_file,
@@ -290,6 +289,16 @@ class Server:
 
     def __repr__(self) -> str:
         return f"Server({self.name!r}, {self.url.drivername}, {self.address})"
+
+
+def _parsed(name: str, what: str, url: str | URL) -> URL:
+    try:
+        return make_url(url)
+    except Exception:  # the driver's message would repeat the URL and its password
+        raise ConfigurationError(
+            f"the {what} of server {name!r} is not a database URL; "
+            "it looks like postgresql+psycopg://user@host:5432/database"
+        ) from None
 
 
 def is_pooled(connection: Any) -> bool:
