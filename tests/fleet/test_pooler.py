@@ -128,13 +128,13 @@ def test_a_directory_and_a_journal_prepare_nothing_behind_a_pooler(
 
 
 def test_a_direct_url_is_of_the_same_kind(kind: str) -> None:
-    pooled = "postgresql://eu/app"
+    url = "postgresql://eu/app"
     with pytest.raises(ConfigurationError, match="the direct_url of server 'eu' is not a database"):
-        Server.from_url("eu", pooled, direct_url="nonsense")
+        Server.from_url("eu", url, direct_url="nonsense")
     with pytest.raises(ConfigurationError, match="the admin_url of server 'eu' is not a database"):
-        Server.from_url("eu", pooled, admin_url="nonsense")
+        Server.from_url("eu", url, admin_url="nonsense")
     with pytest.raises(ConfigurationError, match="direct_url of server 'eu'"):
-        Server.from_url("eu", pooled, direct_url="mysql+pymysql://eu/app")
+        Server.from_url("eu", url, direct_url="mysql+pymysql://eu/app")
     secret = "pass"
     server = Server.from_url("eu", f"postgresql://app:{secret}@eu/app", direct_url="postgresql://e")
     assert server.direct is not None
