@@ -199,14 +199,13 @@ class Server:
             parsed.database,
             {key: value for key, value in parsed.query.items() if key not in hidden},
         )
+
+        def another(what: str, url: str | URL, **options: Any) -> Server:
+            return cls.from_url(name, _parsed(name, what, url), citus=citus, **options)
+
         direct = None
         if direct_url is not None:
-            direct = cls.from_url(
-                name,
-                _parsed(name, "direct_url", direct_url),
-                connect_args=connect_args,
-                citus=citus,
-            )
+            direct = another("direct_url", direct_url, connect_args=connect_args)
             if direct.url.get_backend_name() != parsed.get_backend_name():
                 raise ConfigurationError(
                     f"the direct_url of server {name!r} names a server of another kind; it is "
@@ -216,13 +215,12 @@ class Server:
                 direct = replace(direct, password=sources[0])
         admin = None
         if admin_url is not None:
-            admin = cls.from_url(
-                name,
-                _parsed(name, "admin_url", admin_url),
+            admin = another(
+                "admin_url",
+                admin_url,
                 password=admin_password,
                 password_env=admin_password_env,
                 password_file=admin_password_file,
-                citus=citus,
             )
         return cls(
             name=name,
