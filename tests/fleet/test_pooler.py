@@ -18,7 +18,7 @@ from tenantry.testing.address import ServerAddress
 from tests.fleet.conftest import MakeFleet
 from tests.fleet.fleets import Fleet, project
 
-pytestmark = pytest.mark.parametrize("kind", ["postgresql-schema", "postgresql-database"])
+on_postgresql = pytest.mark.parametrize("kind", ["postgresql-schema", "postgresql-database"])
 
 
 def pooled(fleet: Fleet, pgbouncer: ServerAddress, *, direct: bool) -> Path:
@@ -34,6 +34,7 @@ def pooled(fleet: Fleet, pgbouncer: ServerAddress, *, direct: bool) -> Path:
     return file
 
 
+@on_postgresql
 def test_no_session_is_shared_with_another_tenant(
     make_fleet: MakeFleet, pgbouncer: ServerAddress
 ) -> None:
@@ -62,6 +63,7 @@ def test_no_session_is_shared_with_another_tenant(
     tenancy.close()
 
 
+@on_postgresql
 def test_each_verb_says_what_is_missing(
     make_fleet: MakeFleet, pgbouncer: ServerAddress, tmp_path: Path
 ) -> None:
@@ -77,6 +79,7 @@ def test_each_verb_says_what_is_missing(
     fleet.tenancy.close()
 
 
+@on_postgresql
 def test_fleet_work_goes_past_the_pooler(
     make_fleet: MakeFleet, pgbouncer: ServerAddress, tmp_path: Path
 ) -> None:
@@ -103,6 +106,40 @@ def test_fleet_work_goes_past_the_pooler(
     tenancy.close()
 
 
+@pytest.mark.parametrize("kind", ["mariadb"])
+def test_a_live_revision_goes_the_direct_way_too(make_fleet: MakeFleet, tmp_path: Path) -> None:
+    """Whoever answers at the other address: here nobody does."""
+    fleet = make_fleet(2)
+    assert fleet.address is not None
+    nobody = dataclasses.replace(fleet.address, port=1)
+    live = (
+        "op.create_table('notes', sa.Column('id', sa.Integer))\n"
+        "op.get_bind().execute(sa.text('INSERT INTO notes VALUES (1)'))"
+    )
+    tenancy = Tenancy.from_file(pooled(fleet, nobody, direct=True))
+    migrate_tenants(tenancy, Scripts(project(tmp_path, {"g1": live}))).raise_if_failed()
+    assert [fleet.rows(each, "SELECT id FROM notes") for each in fleet.ids] == [[(1,)]] * 2
+    tenancy.close()
+
+
+@on_postgresql
+@pytest.mark.parametrize("admin", [False, True])
+def test_no_way_through_the_pooler_is_left(
+    make_fleet: MakeFleet, pgbouncer: ServerAddress, admin: bool
+) -> None:
+    """Not with a server that only says it has one, and not with the login that creates."""
+    fleet = make_fleet(1)
+    server = fleet.tenancy.servers["main"]
+    through = dataclasses.replace(server, url=server.url.set(port=pgbouncer.port))
+    behind = {"admin": through} if admin else {"pooler": True}
+    server = dataclasses.replace(server, **behind)
+    with Access({"main": server}) as access:
+        asks = access.connect(server, admin=admin)
+        with pytest.raises(UnsupportedError, match="admin_url that does"), asks:
+            pass
+
+
+@on_postgresql
 def test_a_directory_and_a_journal_prepare_nothing_behind_a_pooler(
     make_fleet: MakeFleet, pgbouncer: ServerAddress
 ) -> None:
@@ -127,7 +164,7 @@ def test_a_directory_and_a_journal_prepare_nothing_behind_a_pooler(
     directory.close()
 
 
-def test_a_direct_url_is_of_the_same_kind(kind: str) -> None:
+def test_a_direct_url_is_of_the_same_kind() -> None:
     url = "postgresql://eu/app"
     with pytest.raises(ConfigurationError, match="the direct_url of server 'eu' is not a database"):
         Server.from_url("eu", url, direct_url="nonsense")

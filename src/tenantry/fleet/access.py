@@ -176,8 +176,9 @@ class Access:
 
     @contextmanager
     def _alone(self, place: Place, tenant: Tenant | None) -> Iterator[Connection]:
-        engine = _engine(place.server)
-        with self._dial(engine, place.server, place.database, tenant) as connection:
+        used = _past_the_pooler(place.server)
+        engine = _engine(used)
+        with self._dial(engine, used, place.database, tenant) as connection:
             yield connection
         engine.dispose()
 
@@ -206,8 +207,7 @@ class Access:
     def _open(
         self, server: Server, database: str | None, login: bool, tenant: Tenant | None
     ) -> Connection:
-        # Whoever may come back to another session would be in another tenant's schema there.
-        used = server if server.direct is None else replace(server.direct, name=server.name)
+        used = _past_the_pooler(server)
         if login:
             assert server.admin is not None
             used = replace(server.admin, name=server.name, create_missing=server.create_missing)
@@ -233,13 +233,11 @@ class Access:
         finally:
             _target.reset(token)
         if used.kind == "postgresql" and engine not in self._verified:
-            if used.pooler or is_pooled(connection.connection.driver_connection):
+            try:
+                _refuse_a_pooler(connection, used)
+            except BaseException:
                 connection.close()
-                raise UnsupportedError(
-                    f"a pooler answers for server {used.name!r}, and fleet work needs sessions of "
-                    "its own; give the server a direct_url that goes past the pooler (and an "
-                    "admin_url that does, if it has one)"
-                )
+                raise
             self._verified.add(engine)
         return connection
 
@@ -259,6 +257,20 @@ class Access:
         for each in surplus:
             each.close()
         return True
+
+
+def _past_the_pooler(server: Server) -> Server:
+    return server.direct or server
+
+
+def _refuse_a_pooler(connection: Connection, server: Server) -> None:
+    """A path or a lock of a session would be somebody else's there after each transaction."""
+    if server.pooler or is_pooled(connection.connection.driver_connection):
+        raise UnsupportedError(
+            f"a pooler answers for server {server.name!r}, and fleet work needs sessions of its "
+            "own; give the server a direct_url that goes past the pooler (and an admin_url that "
+            "does, if it has one)"
+        )
 
 
 def point(connection: Connection, schema: str) -> None:
