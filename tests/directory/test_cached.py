@@ -7,7 +7,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -214,6 +214,32 @@ def test_500_threads_at_an_absent_tenant_make_one_question() -> None:
 
     with ThreadPoolExecutor(500) as threads:
         assert all(threads.map(ask, range(500)))
+    assert inner.asked["get"] == 1
+
+
+@pytest.mark.parametrize("there", [(), ("uk",)], ids=["absent", "there"])
+def test_a_thread_that_comes_as_the_answer_does_makes_no_second_question(
+    there: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between its look into the memory and its turn another had the answer."""
+    inner = Unversioned(*there)
+    cached = CachedDirectory(inner, max_age_seconds=30)
+
+    def ask() -> str:
+        try:
+            return cached.get("uk").id
+        except UnknownTenantError:
+            return "nobody"
+
+    share = cached._flights.share
+
+    def late(key: Hashable, work: Callable[[], object]) -> object:
+        monkeypatch.setattr(cached._flights, "share", share)
+        ask()  # the other, whole
+        return share(key, work)
+
+    monkeypatch.setattr(cached._flights, "share", late)  # comes late, and calls the real one
+    assert ask() == ("uk" if there else "nobody")
     assert inner.asked["get"] == 1
 
 

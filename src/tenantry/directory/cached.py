@@ -175,6 +175,8 @@ class CachedDirectory:
         def look_up() -> Tenant | None:
             if (known := peek(name)) is not None and memory is self._memory:
                 return known  # somebody was done between our look and our turn
+            if self._is_absent(memory, how, name):
+                return None  # and so were they
             started = self._clock()
             try:
                 found = ask(name)
