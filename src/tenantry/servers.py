@@ -253,9 +253,13 @@ class Server:
             return str(self.root)
         return f"{self.url.host or 'localhost'}:{self.url.port or 'default'}"
 
-    @property
+    @cached_property
     def root(self) -> Path:
-        """The folder that holds the tenants' files (SQLite only), absolute."""
+        """The folder that holds the tenants' files (SQLite only), absolute.
+
+        Resolved once: a process that changes its folder, or a link that is moved, does not take
+        tenants elsewhere half-way.
+        """
         return Path(os.path.realpath(self.url.database or "."))
 
     def url_with_secrets(self, url: URL) -> URL:

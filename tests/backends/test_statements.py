@@ -226,7 +226,11 @@ def test_sqlite_a_file_stays_below_the_root(tmp_path: Path) -> None:
     assert sqlite.file(root, "uk.db") == tmp_path / "uk.db"
     assert sqlite.file(root, "a/b.db") == tmp_path / "a" / "b.db"
     (tmp_path / "away").symlink_to(tmp_path.parent)
-    for name in ("../uk.db", "/etc/passwd", "away/uk.db", ".", "", "a\0", None):
+    (tmp_path / "link.db").symlink_to(tmp_path.parent / "uk.db")
+    (tmp_path / "other.db").symlink_to(tmp_path / "uk.db")
+    assert sqlite.file(root, "other.db") == tmp_path / "uk.db"
+    names = ("../uk.db", "..", "/etc/passwd", "away/uk.db", "away", "link.db", ".", "", "a\0", None)
+    for name in names:
         with pytest.raises(ConfigurationError):
             sqlite.file(root, name)
 

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import sqlite3
 import time
+from contextlib import AbstractContextManager, ExitStack, closing
 from pathlib import Path
+from typing import Any
 
 import pytest
+from sqlalchemy import event, text
+from sqlalchemy.engine import Engine
 
-from tenantry.fleet import Access, Journal, Settings, migrate_tenants, migration_status
-from tenantry.fleet.apply import MovedOnError, apply
+from tenantry.fleet import Access, Journal, Place, Settings, migrate_tenants, migration_status
+from tenantry.fleet.access import open_file
+from tenantry.fleet.apply import MovedOnError, apply, apply_together
 from tenantry.fleet.fingerprint import shapes_of
 from tenantry.fleet.migrate import offline_dialect
 from tenantry.fleet.plan import Plan
@@ -60,12 +66,88 @@ def test_a_failing_revision_stops_within_its_budget_and_names_the_tenant(
     assert migrate_tenants(fleet.tenancy, scripts).ok
 
 
+TABLE = {
+    "f1": "op.create_table('notes', sa.Column('id', sa.Integer, primary_key=True))",
+    "f2": "op.add_column('notes', sa.Column('body', sa.String(20)))",
+}
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "postgresql-database"], indirect=True)
+def test_who_is_asked_alone_is_opened_once(
+    make_fleet: MakeFleet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where it stands is seen by who works on it; only the canary is looked at before."""
+    fleet = make_fleet(12)
+    scripts = migrated(fleet, tmp_path, TABLE, to="f1")
+    opened: list[object] = []
+
+    def noted(place: Place, *, timeout: float) -> AbstractContextManager[sqlite3.Connection]:
+        opened.append(place)
+        return open_file(place, timeout=timeout)
+
+    monkeypatch.setattr("tenantry.fleet.bring.open_file", noted)
+    monkeypatch.setattr("tenantry.fleet.status.open_file", noted)
+
+    def note(connection: object, _record: object) -> None:
+        opened.append(connection)
+
+    event.listen(Engine, "connect", note)
+    try:
+        report = migrate_tenants(fleet.tenancy, scripts, workers=2)
+    finally:
+        event.remove(Engine, "connect", note)
+    assert len(report.of("done")) == 12
+    assert len(opened) <= 12 + 3  # the first two looked at, and one that tells the dialect
+
+
+@pytest.mark.parametrize("kind", ["sqlite"], indirect=True)
+def test_a_file_in_use_is_looked_at_again_and_one_that_is_none_is_named(
+    make_fleet: MakeFleet, tmp_path: Path
+) -> None:
+    """Neither is a failure of the revision: the others arrive."""
+    fleet = make_fleet(8)
+    scripts = migrated(fleet, tmp_path, TABLE, to="f1")
+    fleet.place("t005").file().write_bytes(b"no database at all" * 100)
+    fleet.place("t006").file().unlink()
+    with closing(sqlite3.connect(fleet.place("t004").file())) as connection:
+        connection.execute("BEGIN EXCLUSIVE")
+        report = migrate_tenants(
+            fleet.tenancy, scripts, settings=Settings("f2", lock_timeout=0.1, lock_rounds=1)
+        )
+    assert {each.tenant_id: each.error_type for each in report.of("failed")} == {
+        "t004": "LockedError",
+        "t005": "DatabaseError",
+        "t006": "PlacementMissingError",
+    }
+    assert "tenantry create" in (report["t006"].error or "")
+    assert len(report.of("done")) == 5
+    assert report.stopped is None
+    report = migrate_tenants(fleet.tenancy, scripts)
+    assert [each.tenant_id for each in report.of("done")] == ["t004"]
+
+
+def test_who_was_not_begun_is_looked_at(make_fleet: MakeFleet, tmp_path: Path) -> None:
+    """When the work stops, those who are there already are not said to be left out."""
+    fleet = make_fleet(5)
+    revisions = {**TABLE, "f2": "op.execute('INSERT INTO notes VALUES (1)')"}
+    scripts = migrated(fleet, tmp_path, revisions, to="f1")
+    migrate_tenants(
+        fleet.tenancy, scripts, tenants=[fleet.tenant(each) for each in fleet.ids[1:]]
+    ).raise_if_failed()
+    fleet.execute("t000", "INSERT INTO notes VALUES (1)")
+    report = migrate_tenants(fleet.tenancy, scripts)
+    assert [each.tenant_id for each in report.of("failed")] == ["t000"]
+    assert sorted(each.tenant_id for each in report.of("unchanged")) == fleet.ids[1:]
+    assert report.stopped is None
+    assert report.exit_code == 1
+
+
 def test_a_broken_canary_spares_everybody_else(make_fleet: MakeFleet, tmp_path: Path) -> None:
     fleet = make_fleet(4)
     scripts = scripts_of(tmp_path, {"b1": "op.execute('SELECT nonsense FROM nowhere')"})
     report = migrate_tenants(fleet.tenancy, scripts, failure_budget=100)
     assert [each.tenant_id for each in report.outcomes] == ["t000"]
-    assert report.stopped == "failures"
+    assert report.stopped == "canary"
 
 
 def test_the_journal_remembers_and_a_pause_is_kept(make_fleet: MakeFleet, tmp_path: Path) -> None:
@@ -154,3 +236,30 @@ def test_batches_and_live_runs_give_the_same_databases(
     for table in ("categories", "products", "alembic_version"):
         query = f"SELECT * FROM {table} ORDER BY 1"
         assert fleet.rows(batch.name, query) == fleet.rows(live.name, query)
+
+
+@pytest.mark.parametrize("kind", ["postgresql-database", "sqlite"], indirect=True)
+def test_those_in_use_are_tried_again_one_by_one(
+    make_fleet: MakeFleet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Their places are databases of their own: no message may be meant for two of them."""
+    fleet = make_fleet(40)
+    scripts = migrated(fleet, tmp_path, TABLE, to="f1")
+    together: list[int] = []
+
+    def noted(access: Access, places: list[Place], *rest: Any) -> Any:
+        together.append(len(places))
+        return apply_together(access, places, *rest)
+
+    monkeypatch.setattr("tenantry.fleet.bring.apply_together", noted)  # it calls the real one
+    with ExitStack() as stack:
+        for tenant_id in fleet.ids[4:]:
+            connection = stack.enter_context(fleet.connect(tenant_id))
+            connection.execute(text("INSERT INTO notes (id) VALUES (1)"))
+        report = migrate_tenants(
+            fleet.tenancy, scripts, settings=Settings("f2", lock_timeout=0.1, lock_rounds=1)
+        )
+    assert sorted(each.tenant_id for each in report.of("failed")) == fleet.ids[4:]
+    assert {each.error_type for each in report.of("failed")} == {"LockedError"}
+    assert together == []
+    assert migrate_tenants(fleet.tenancy, scripts).ok

@@ -21,9 +21,9 @@ from sqlalchemy import text
 from tenantry.backends.versions import STEPS_TABLE
 from tenantry.fleet import Access, Scripts, Settings, migrate_tenants, migration_status
 from tenantry.fleet.apply import LockedError
+from tenantry.fleet.bring import Work, bring
 from tenantry.fleet.fingerprint import Shape, shapes_of
 from tenantry.fleet.locks import holding
-from tenantry.fleet.rollout import _Work, bring
 from tenantry.fleet.status import Standing
 from tests.fleet.conftest import MakeFleet
 from tests.fleet.fleets import KINDS, Fleet, kill, migrated, project, scripts_of
@@ -325,7 +325,7 @@ def test_a_revision_in_progress_is_not_an_interrupted_one(
         "(revision VARCHAR(255), position INTEGER, statement VARCHAR(80), outcome VARCHAR(80))",
         f"INSERT INTO {STEPS_TABLE} VALUES ('+h2', 0, NULL, NULL)",
     )
-    work = _Work(fleet.access, scripts, Settings("h2", lock_timeout=0.2))
+    work = Work(fleet.access, scripts, Settings("h2", lock_timeout=0.2))
     place, before_h1 = fleet.place("t000"), Standing((), interrupted=True)
     with holding(fleet.access, place, "migrate", inside=True) as got:
         assert got

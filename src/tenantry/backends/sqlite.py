@@ -51,15 +51,17 @@ class SQLite(Backend):
                 f"a tenant on the SQLite server {server.name!r} needs a file name; "
                 "set database=... in its placement"
             )
-        root = server.root
-        # Of a Path, resolve() and parents take four times as long.
-        file = os.path.realpath(root / database)
-        if not file.startswith(str(root).rstrip(os.sep) + os.sep):
+        file = server.root / database
+        # The root is resolved, so of a plain name the last part alone may be a link.
+        if database == ".." or Path(database).name != database or file.is_symlink():
+            file = Path(os.path.realpath(file))
+        # Of a Path, parents take four times as long.
+        if not str(file).startswith(str(server.root).rstrip(os.sep) + os.sep):
             raise ConfigurationError(
                 f"the file {shown(database)} lies outside the root of server {server.name!r}; "
                 "name a file below it"
             )
-        return Path(file)
+        return file
 
     def add_settings(
         self, parameters: dict[str, Any], driver: str, settings: Mapping[str, str], pooled: bool

@@ -9,7 +9,10 @@ from collections.abc import Sequence
 from .base import Backend
 
 __all__ = [
+    "CLOCK_DONE",
+    "FLUSH",
     "MOVED_ON",
+    "READ_CLOCK",
     "STEPS_TABLE",
     "begin_message",
     "guard",
@@ -18,6 +21,7 @@ __all__ = [
     "read_heads",
     "says_moved_on",
     "schemas_with",
+    "start_clock",
 ]
 
 #: What the guard says of a tenant that stands elsewhere than expected: by an SQLSTATE of its own,
@@ -28,6 +32,17 @@ _ELSEWHERE = "tenantry: the tenant is at revision "
 #: How far a revision has come that cannot be one transaction; exists for as long as one has not.
 STEPS_TABLE = "tenantry_steps"
 
+#: PostgreSQL: adds to what :func:`start_clock` began that one more place is done, and when.
+CLOCK_DONE = """\
+SELECT pg_catalog.set_config('tenantry.clock', pg_catalog.current_setting('tenantry.clock') || ' '
+  || pg_catalog.date_part('epoch', pg_catalog.clock_timestamp()), false);
+"""
+READ_CLOCK = "SELECT pg_catalog.current_setting('tenantry.clock', true)"
+
+#: PostgreSQL: what was committed before without waiting for the disk is there when this ends, for
+#: it writes to the same log (xact.c, RecordTransactionCommit).
+FLUSH = "SELECT pg_catalog.pg_logical_emit_message(true, 'tenantry', '')"
+
 
 def literal(value: str) -> str:
     """*value* as a string in SQL; revision ids and recorded names only."""
@@ -37,10 +52,21 @@ def literal(value: str) -> str:
 
 
 def begin_message(
-    backend: Backend, schema: str | None, lock_name: str, lock_timeout_seconds: float
+    backend: Backend,
+    schema: str | None,
+    lock_name: str,
+    lock_timeout_seconds: float,
+    *,
+    waits_for_disk: bool = True,
 ) -> str:
-    """PostgreSQL: what stands before the statements of one step, in one message with them."""
+    """PostgreSQL: what stands before the statements of one step, in one message with them.
+
+    Without *waits_for_disk* a later commit of the same session is to wait for it too, which it
+    does, for there is one log.
+    """
     parts = ["BEGIN"]
+    if not waits_for_disk:
+        parts.append("SET LOCAL synchronous_commit TO off")
     if schema is not None:
         parts.append(f"SET LOCAL search_path TO {backend.quote(schema)}, pg_temp")
     parts.append(f"SET LOCAL lock_timeout TO '{round(lock_timeout_seconds * 1000)}ms'")
@@ -51,11 +77,26 @@ def begin_message(
     return ";\n".join(parts) + ";\n"
 
 
-def guard(table: str, expected: Sequence[str]) -> str:
+def start_clock(message: str) -> str:
+    """PostgreSQL: notes the name of a *message* and the server's time, before its first place.
+
+    It is a setting of the session, which is what it was when a transaction is rolled back. A
+    message that is refused whole leaves the one before it.
+    """
+    return f"""\
+BEGIN;
+SELECT pg_catalog.set_config('tenantry.clock', {literal(message)} || ' '
+  || pg_catalog.date_part('epoch', pg_catalog.clock_timestamp()), false);
+COMMIT;
+"""
+
+
+def guard(table: str, expected: Sequence[str], schema: str | None = None) -> str:
     """PostgreSQL: an error that :func:`says_moved_on`, unless the table holds just *expected*.
 
     Where a version is expected the table is there, and a plain query does: a block of PL/pgSQL
-    is compiled each time, which costs the server twice as much.
+    is compiled each time, which costs the server twice as much. Where none is, *schema* has to
+    be there, for on a path without it tables would be temporary ones.
     """
     heads = literal(",".join(sorted(expected)))
     quoted = '"' + table.replace('"', '""') + '"'
@@ -66,6 +107,10 @@ SELECT CASE WHEN count(*) = {count}
   AND count(CASE WHEN version_num IN ({names}) THEN 1 END) = {count} THEN 0
   ELSE CAST({literal(_ELSEWHERE)} || coalesce(min(version_num), '') AS integer) END FROM {quoted};
 """
+    gone = ""
+    if schema is not None:
+        named = literal('"' + schema.replace('"', '""') + '"')
+        gone = f" OR pg_catalog.to_regnamespace({named}) IS NULL"
     return f"""\
 DO $tenantry$
 DECLARE heads text := '';
@@ -74,7 +119,7 @@ BEGIN
     SELECT coalesce(pg_catalog.string_agg(version_num, ',' ORDER BY version_num COLLATE "C"), '')
       INTO heads FROM {quoted};
   END IF;
-  IF heads <> {heads} THEN
+  IF heads <> {heads}{gone} THEN
     RAISE EXCEPTION 'the tenant is at revision %', heads USING ERRCODE = '{MOVED_ON}';
   END IF;
 END

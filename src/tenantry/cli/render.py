@@ -163,7 +163,9 @@ def summary(verb: str, result: Report) -> None:
     slow = sorted(result.of("done"), key=lambda each: -each.seconds)[:_SLOW_ONES]
     if len(result.outcomes) > _SLOW_ONES and slow and slow[0].seconds >= 1.0:
         line += "; slowest " + ", ".join(f"{each.tenant_id} {each.seconds:.1f} s" for each in slow)
-    if result.stopped == "failures":
+    if result.stopped == "canary":
+        line += "; stopped: the canary failed, nobody else was begun. --canary 0 goes without one"
+    elif result.stopped == "failures":
         line += "; stopped: too many failed. The same command goes on where it stopped"
     elif result.stopped:
         line += f"; {result.stopped}. The same command goes on where it stopped"

@@ -7,6 +7,7 @@ the application and without any pool that an application could borrow from.
 
 from __future__ import annotations
 
+import sqlite3
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -14,8 +15,9 @@ from contextvars import ContextVar
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
+from urllib.parse import quote
 
-from sqlalchemy import Connection, Engine, create_engine, event
+from sqlalchemy import Connection, Engine, create_engine, event, text
 from sqlalchemy.pool import NullPool
 
 from ..backends import Backend, SQLite, backend_of
@@ -169,7 +171,7 @@ class Access:
         )
         with opened as connection:
             if place.schema is not None and place.server.kind == "postgresql":
-                point(connection, place.schema)
+                point(connection, place)
             if write:
                 connection = connection.execution_options(tenantry_write=True)
             yield connection
@@ -273,14 +275,49 @@ def _refuse_a_pooler(connection: Connection, server: Server) -> None:
         )
 
 
-def point(connection: Connection, schema: str) -> None:
-    """Put *schema* first on the path of this connection, until somebody points it anew."""
-    quoted = '"' + schema.replace('"', '""') + '"'
-    connection.exec_driver_sql(
-        f"SET SESSION search_path TO {quoted}, pg_temp",
-        execution_options={"no_parameters": True},
-    )
+def point(connection: Connection, place: Place) -> None:
+    """Put the schema of *place* first on this connection's path, until somebody points it anew.
+
+    Raises:
+        PlacementMissingError: There is no such schema; tables would be temporary ones.
+    """
+    quoted = place.backend.quote(place.schema or "")
+    exists = connection.execute(
+        text(
+            "SELECT pg_catalog.to_regnamespace(:schema) IS NOT NULL, "
+            "pg_catalog.set_config('search_path', :path, false)"
+        ),
+        {"schema": quoted, "path": f"{quoted}, pg_temp"},
+    ).scalar()
     connection.commit()
+    if not exists:
+        raise missing(place)
+
+
+@contextmanager
+def open_file(place: Place, *, timeout: float) -> Iterator[sqlite3.Connection]:
+    """A tenant's SQLite file straight from the driver, which begins no transactions.
+
+    For reading and writing: what a killed process left half-written is rolled back by whoever
+    comes next, and only who may write can (sqlite.org/lockingv3.html, "Hot Journals").
+    *timeout* (seconds) is how long another one's lock is waited for.
+
+    Raises:
+        PlacementMissingError: There is no such file.
+    """
+    file = place.file()
+    try:
+        connection = sqlite3.connect(
+            f"file:{quote(str(file))}?mode=rw", uri=True, timeout=timeout, isolation_level=None
+        )
+    except sqlite3.OperationalError:
+        if file.exists():
+            raise
+        raise missing(place) from None
+    try:
+        yield connection
+    finally:
+        connection.close()
 
 
 def missing(place: Place) -> PlacementMissingError:

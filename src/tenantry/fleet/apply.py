@@ -12,22 +12,32 @@ from __future__ import annotations
 import contextlib
 import re
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from typing import TYPE_CHECKING
+from uuid import uuid4
 
 from sqlalchemy import Connection
 
 from ..backends import SQLite
 from ..backends.base import sqlstate
-from ..backends.versions import begin_message, guard, read_heads, says_moved_on
-from ..errors import MigrationError
-from .access import Access, Place, missing
+from ..backends.versions import (
+    CLOCK_DONE,
+    FLUSH,
+    READ_CLOCK,
+    begin_message,
+    guard,
+    says_moved_on,
+    start_clock,
+)
+from ..errors import MigrationError, TenantryError
+from .access import Access, Place, open_file
 from .locks import holding, lock_name
 from .plan import Plan, Step
 from .replay import Replay
 from .runner import describe
 from .statements import run, send
-from .status import heads_in
+from .status import heads_in, heads_in_file
 from .steps import (
     Position,
     alone,
@@ -45,7 +55,7 @@ from .steps import (
 if TYPE_CHECKING:
     from .migrate import Scripts
 
-__all__ = ["LockedError", "MovedOnError", "apply"]
+__all__ = ["LockedError", "MovedOnError", "apply", "apply_together"]
 
 _LOCK_STATES = ("55P03", "40P01")  # lock_not_available, deadlock_detected
 _LOCK_NUMBERS = (1205, 1213)  # ER_LOCK_WAIT_TIMEOUT, ER_LOCK_DEADLOCK
@@ -69,10 +79,12 @@ def apply(
     *,
     lock_timeout: float = 2.0,
     online: bool = False,
+    file: sqlite3.Connection | None = None,
 ) -> int:
     """Apply the steps of *plan* to *place*; says how many. *lock_timeout* is in seconds.
 
-    With *online* every step runs through Alembic on a live connection.
+    With *online* every step runs through Alembic on a live connection. *file* is the place's
+    own, if that is an SQLite file and open (see :func:`~.access.open_file`).
 
     Raises:
         LockedError: A table is in use; the steps before stay applied.
@@ -89,7 +101,7 @@ def apply(
             batch.append(steps.pop(0))
         try:
             if batch:
-                _apply_batch(access, place, batch, scripts.version_table, lock_timeout)
+                _apply_batch(access, place, batch, scripts.version_table, lock_timeout, file)
                 applied += len(batch)
             else:
                 step = steps.pop(0)
@@ -98,7 +110,7 @@ def apply(
                 else:
                     _apply_stepwise(access, place, [step], scripts.version_table, lock_timeout)
                 applied += 1
-        except (MigrationError, OSError):
+        except (TenantryError, OSError):
             raise
         except Exception as error:
             named = batch[0].revision if len(batch) == 1 else ""
@@ -107,22 +119,76 @@ def apply(
 
 
 def _apply_batch(
-    access: Access, place: Place, steps: Sequence[Step], table: str, lock_timeout: float
+    access: Access,
+    place: Place,
+    steps: Sequence[Step],
+    table: str,
+    lock_timeout: float,
+    file: sqlite3.Connection | None,
 ) -> None:
-    if isinstance(place.backend, SQLite):
-        _apply_to_file(place, steps, table, lock_timeout)
+    if file is not None:
+        _apply_to_file(file, place, steps, table)
+    elif isinstance(place.backend, SQLite):
+        with open_file(place, timeout=lock_timeout) as opened:
+            _apply_to_file(opened, place, steps, table)
     elif place.server.kind == "mysql":
         _apply_stepwise(access, place, steps, table, lock_timeout)
     else:
-        with access.connect(place.server, place.database, autocommit=True) as connection:
-            # All steps in one message, each a transaction of its own in it.
+        _, problem = apply_together(access, [place], steps, table, lock_timeout)
+        if problem is not None:
+            raise problem
+
+
+def apply_together(
+    access: Access,
+    places: Sequence[Place],
+    steps: Sequence[Step],
+    table: str,
+    lock_timeout: float,
+) -> tuple[list[float], MigrationError | None]:
+    """Apply *steps*, batches all, to PostgreSQL places of one database, one after the other.
+
+    All goes in one message, and each step is a transaction of its own in it. The last of them
+    alone waits for the disk, and with it all before. The first error ends the message: the
+    places before are done, those behind were not begun. Returns the seconds of each that is
+    done, and what ended the message at the next one.
+
+    Raises:
+        Exception: The connection broke, so nobody knows which of them are done.
+    """
+    first = places[0]
+    name = uuid4().hex
+    parts = [start_clock(name)] if len(places) > 1 else []
+    for number, place in enumerate(places, 1):
+        parts += _message(place, steps, table, lock_timeout, number, len(places))
+    with access.connect(first.server, first.database, autocommit=True) as connection:
+        try:
+            send(connection, "".join(parts))
+        except Exception as error:  # whatever it is, those before it are done
             try:
-                send(connection, _message(place, steps, table, lock_timeout))
-            except Exception as error:
-                if says_moved_on(sqlstate(error), str(error), table):
-                    raise MovedOnError(tenant_id=place.name) from error
-                failed = _first_left(connection, place, steps, table)
-                raise translated(error, place, failed) from error
+                seconds = _seconds(connection, name) if len(places) > 1 else []
+                if seconds or len(steps) > 1:
+                    run(connection, FLUSH)
+            except Exception:  # the session is gone, and the first error says why
+                raise error from None
+            place = places[len(seconds)]
+            problem: MigrationError
+            if says_moved_on(sqlstate(error), str(error), table):
+                problem = MovedOnError(tenant_id=place.name)
+            else:
+                problem = translated(error, place, _first_left(connection, place, steps, table))
+            problem.__cause__ = error
+            connection.invalidate()  # a session in doubt is not kept
+            return seconds, problem
+        return (_seconds(connection, name) if len(places) > 1 else [0.0]), None
+
+
+def _seconds(connection: Connection, message: str) -> list[float]:
+    """How long each place of *message* took that is done."""
+    name, *clock = str(run(connection, READ_CLOCK).scalar()).split()
+    if name != message:
+        return []  # it was not even begun
+    return [after - before for before, after in pairwise(map(float, clock))]
 
 
 def _first_left(connection: Connection, place: Place, steps: Sequence[Step], table: str) -> str:
@@ -135,46 +201,46 @@ def _first_left(connection: Connection, place: Place, steps: Sequence[Step], tab
     return ""
 
 
-def _message(place: Place, steps: Sequence[Step], table: str, lock_timeout: float) -> str:
-    begin = begin_message(place.backend, place.schema, lock_name(place, "migrate"), lock_timeout)
-    parts = []
+def _message(
+    place: Place, steps: Sequence[Step], table: str, lock_timeout: float, number: int, of: int
+) -> Iterator[str]:
+    for step in steps:
+        is_last = step is steps[-1]
+        yield begin_message(
+            place.backend,
+            place.schema,
+            lock_name(place, "migrate"),
+            lock_timeout,
+            waits_for_disk=is_last and number == of,
+        )
+        yield guard(table, step.before, place.schema)
+        assert step.segments is not None
+        for statement in step.segments[0].statements:
+            yield f"{statement};\n"
+        if is_last and of > 1:
+            yield CLOCK_DONE
+        yield "COMMIT;\n"
+
+
+def _apply_to_file(
+    file: sqlite3.Connection, place: Place, steps: Sequence[Step], table: str
+) -> None:
     for step in steps:
         assert step.segments is not None
-        parts.append(begin)
-        parts.append(guard(table, step.before))
-        parts += [f"{statement};\n" for statement in step.segments[0].statements]
-        parts.append("COMMIT;\n")
-    return "".join(parts)
-
-
-def _apply_to_file(place: Place, steps: Sequence[Step], table: str, lock_timeout: float) -> None:
-    file = place.file()
-    if not file.exists():
-        raise missing(place)
-    connection = sqlite3.connect(file, timeout=lock_timeout, isolation_level=None)
-    exists, read = read_heads(place.backend, table)
-    try:
-        for step in steps:
-            assert step.segments is not None
-            connection.execute("BEGIN IMMEDIATE")
-            try:
-                heads: tuple[str, ...] = ()
-                if connection.execute(exists).fetchone() is not None:
-                    heads = tuple(sorted(str(row[0]) for row in connection.execute(read)))
-                if heads != step.before:
-                    raise MovedOnError(tenant_id=place.name)
-                for segment in step.segments:
-                    for statement in segment.statements:
-                        connection.execute(statement)
-                connection.execute("COMMIT")
-            except BaseException as error:
-                if connection.in_transaction:
-                    connection.execute("ROLLBACK")
-                if isinstance(error, Exception) and not isinstance(error, MigrationError):
-                    raise translated(error, place, step.revision) from error
-                raise
-    finally:
-        connection.close()
+        try:
+            file.execute("BEGIN IMMEDIATE")
+            if heads_in_file(file, place, table) != step.before:
+                raise MovedOnError(tenant_id=place.name)
+            for segment in step.segments:
+                for statement in segment.statements:
+                    file.execute(statement)
+            file.execute("COMMIT")
+        except BaseException as error:
+            if file.in_transaction:
+                file.execute("ROLLBACK")
+            if isinstance(error, Exception) and not isinstance(error, MigrationError):
+                raise translated(error, place, step.revision) from error
+            raise
 
 
 def _apply_online(

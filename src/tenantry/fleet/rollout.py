@@ -9,26 +9,25 @@ from __future__ import annotations
 import os
 import random
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-from sqlalchemy.engine import Dialect
+from typing import TYPE_CHECKING
 
 from ..errors import ConfigurationError, FleetError
-from ..servers import Server
 from ..tenant import State, Tenant
-from .access import Access, Place
+from .access import Access, Place, missing
 from .application import Source
-from .apply import LockedError, MovedOnError, apply, check_interrupted
+from .apply import LockedError
+from .bring import Settings, Todo, Work, bring_bundle, bring_place, value_of
 from .journal import Journal, Run
-from .migrate import Scripts, offline_dialect
-from .plan import Plan
-from .runner import OnOutcome, Outcome, Report, Status, describe, run_all
-from .status import Standing, standings
+from .line import Line
+from .migrate import Scripts
+from .runner import Bundled, OnOutcome, Outcome, Report, describe, run_line
+from .status import MayAssume, Standing, is_asked_alone, standings
 
 if TYPE_CHECKING:
     from ..tenancy import Tenancy
@@ -37,22 +36,6 @@ __all__ = ["MigrationStatus", "Settings", "migrate_tenants", "migration_status"]
 
 #: States whose places are not to be touched: another verb is at work on them.
 _BUSY = (State.CREATING, State.MOVING, State.DELETING, State.DELETED)
-
-
-@dataclass(frozen=True)
-class Settings:
-    """How a migration goes about its work.
-
-    *lock_timeout* (seconds) is how long a statement waits for a table in use; who waits behind
-    it waits no longer either. Tenants with such tables are tried again *lock_rounds* times,
-    with a pause that grows and is never the same twice. *online* runs every revision live.
-    """
-
-    target: str = "heads"
-    downgrade: bool = False
-    lock_timeout: float = 2.0
-    lock_rounds: int = 3
-    online: bool = False
 
 
 @dataclass(frozen=True)
@@ -77,7 +60,7 @@ def migration_status(
     chosen = list(tenancy.tenants() if tenants is None else tenants)
     goal = scripts.target(target)
     with access or Access(tenancy.servers, keep=workers) as used:
-        work = _Work(used, scripts, Settings(goal))
+        work = Work(used, scripts, Settings(goal))
         places = used.places(chosen)
         known = standings(used, places, scripts.version_table, workers=workers)
         found = []
@@ -135,7 +118,7 @@ def migrate_tenants(
     report = Report()
     emit = _Emitter(report, on_outcome, journal)
     with access or Access(tenancy.servers, keep=max(8, workers * 2)) as used:
-        work = _Work(used, scripts, settings)
+        work = Work(used, scripts, settings)
         busy = [tenant for tenant in chosen if tenant.state in _BUSY]
         places = used.places([tenant for tenant in chosen if tenant.state not in _BUSY])
         run = None
@@ -145,22 +128,37 @@ def migrate_tenants(
             emit.run = run
         for tenant in busy:
             emit(Outcome(tenant.id, "skipped", error=f"it is {tenant.state.value}"))
-        known = standings(used, places, scripts.version_table, workers=workers)
-        todo = _sort_out(work, places, known, emit, dry_run)
-        step = _step(work, todo, known, executor, source)
-        stopped = _waves(
+        # Files and databases are opened one by one. Who works on them looks first, and so opens
+        # them once; here only as many are looked at as the canary takes.
+        unseen: deque[Place] = deque()
+        if executor is None and wave is None and not dry_run:
+            unseen.extend(filter(is_asked_alone, places))
+            places = [place for place in places if not is_asked_alone(place)]
+        may_assume = work.can_send if executor is None and wave is None and not dry_run else None
+        todo = _look(work, places, emit, workers, dry_run=dry_run, may_assume=may_assume)
+        part = workers
+        while unseen and len(todo) < canary:
+            some = [unseen.popleft() for _ in range(min(part, len(unseen)))]
+            todo += _look(work, some, emit, workers)
+            part *= 2
+        todo += [Todo(place, alike=place.server.name) for place in unseen]
+        stopped, left = _waves(
             todo,
-            step,
+            _step(work, executor, source),
             emit,
+            work=work,
             workers=workers,
             per_server=per_server,
             canary=canary,
             wave=wave,
             failure_budget=failure_budget,
-            settings=settings,
-            executor=executor,
             keep_on=_pause_check(journal, run),
         )
+        if stopped:
+            seen = [each for each in left if each.was_seen]
+            others = [each.place for each in left if not each.was_seen]
+            if not seen and not _look(work, others, emit, workers):
+                stopped = None  # nothing was left out
         report.stopped = stopped
         emit.flush()
         if journal is not None and run is not None:
@@ -168,62 +166,6 @@ def migrate_tenants(
             journal.end(run, state)
     report.seconds = time.perf_counter() - began
     return report
-
-
-def bring(work: _Work, place: Place, standing: Standing) -> dict[str, Any]:
-    """One place to the target, from wherever it stands; says how many steps it took."""
-    assert standing.heads is not None
-    applied = 0
-    plan = work.plan(place, standing.heads)
-    interrupted = standing.interrupted
-    lock_timeout, table = work.settings.lock_timeout, work.scripts.version_table
-    for _ in range(100):
-        try:
-            if interrupted:
-                check_interrupted(
-                    work.access, place, plan, table, lock_timeout, online=work.settings.online
-                )
-            if not plan.steps:
-                break
-            applied += apply(
-                work.access,
-                place,
-                plan,
-                work.scripts,
-                lock_timeout=lock_timeout,
-                online=work.settings.online,
-            )
-            break
-        except MovedOnError:
-            # Somebody else migrates this tenant too: go on from where it stands now.
-            now = standings(work.access, [place], table, workers=1)[place.key]
-            plan = work.plan(place, now.heads or ())
-            interrupted = now.interrupted
-    return {"applied": applied, "revision": ", ".join(plan.after) or "base"}
-
-
-class _Work:
-    """What one process needs to migrate places."""
-
-    def __init__(self, access: Access, scripts: Scripts, settings: Settings) -> None:
-        self.access = access
-        self.scripts = scripts
-        self.settings = settings
-        self._dialects: dict[str, Dialect] = {}
-
-    def plan(self, place: Place, heads: tuple[str, ...]) -> Plan:
-        dialect = self.dialect(place.server, place.database)
-        return self.scripts.plan(
-            heads, self.settings.target, dialect, downgrade=self.settings.downgrade
-        )
-
-    def dialect(self, server: Server, database: str | None) -> Dialect:
-        dialect = self._dialects.get(server.name)
-        if dialect is None:
-            where = None if server.kind == "sqlite" else database
-            with self.access.connect(server, where) as connection:
-                dialect = self._dialects[server.name] = offline_dialect(connection)
-        return dialect
 
 
 class _Emitter:
@@ -260,22 +202,24 @@ class _Emitter:
         self._flushed = time.monotonic()
 
 
-def _sort_out(
-    work: _Work,
+def _look(
+    work: Work,
     places: Sequence[Place],
-    known: dict[tuple[str, str, str], Standing],
     emit: _Emitter,
-    dry_run: bool,
-) -> list[Place]:
+    workers: int,
+    *,
+    dry_run: bool = False,
+    may_assume: MayAssume | None = None,
+) -> list[Todo]:
     """The places with something to do; of the others the outcome is known at once."""
+    table = work.scripts.version_table
+    known = standings(work.access, places, table, workers=workers, may_assume=may_assume)
     todo = []
     for place in places:
         standing = known[place.key]
         problem = standing.error
         if problem is None and standing.heads is None:
-            problem = (
-                f"the place of tenant {place.name!r} does not exist; `tenantry create` makes it"
-            )
+            problem = str(missing(place))
         plan = None
         if problem is None:
             assert standing.heads is not None
@@ -286,20 +230,18 @@ def _sort_out(
         if plan is None:
             _all(place, Outcome(place.name, "failed", error=problem), emit)
         elif not plan.steps and not standing.interrupted:
-            _all(place, Outcome(place.name, "unchanged", value=_value(0, plan)), emit)
+            _all(place, Outcome(place.name, "unchanged", value=value_of(0, plan)), emit)
         elif dry_run:
             value = {
-                **_value(len(plan.steps), plan),
+                **value_of(len(plan.steps), plan),
                 "online": [step.revision for step in plan.steps if step.segments is None],
             }
             _all(place, Outcome(place.name, "done", value=value), emit)
         else:
-            todo.append(place)
+            todo.append(Todo(place, standing, was_seen=True))
+            if work.can_send(place, standing.heads or ()) and not standing.interrupted:
+                todo[-1].alike = (place.server.name, place.database, standing.heads)
     return todo
-
-
-def _value(applied: int, plan: Plan) -> dict[str, Any]:
-    return {"applied": applied, "revision": ", ".join(plan.after) or "base"}
 
 
 def _all(place: Place, outcome: Outcome, emit: _Emitter) -> None:
@@ -308,120 +250,106 @@ def _all(place: Place, outcome: Outcome, emit: _Emitter) -> None:
 
 
 def _waves(
-    todo: list[Place],
-    step: Callable[[str], Outcome],
+    todo: list[Todo],
+    step: Callable[[list[Todo]], Bundled[Todo]],
     emit: _Emitter,
     *,
+    work: Work,
     workers: int,
     per_server: int | None,
     canary: int,
     wave: int | None,
     failure_budget: int,
-    settings: Settings,
-    executor: Executor | None,
     keep_on: Callable[[], bool],
-) -> str | None:
-    """Canary, waves, and the locked ones at the end; says why places were left out, if any."""
-    by_name = {place.name: place for place in todo}
-    waves = _cut([place.name for place in todo], canary, wave)
+) -> tuple[str | None, list[Todo]]:
+    """Canary, waves, and the locked ones at the end; says why places were left out, and which."""
+    by_name = {each.place.name: each for each in todo}
+    waves = _cut(todo, canary, wave)
     locked: dict[str, Outcome] = {}
     failures = 0
+    stopped: str | None = None
+    left: list[Todo] = []
+
+    def is_failure(outcome: Outcome) -> bool:
+        """Of a place that was seen and not in use."""
+        return (
+            outcome.status == "failed"
+            and outcome.error_type != LockedError.__name__
+            and by_name[outcome.tenant_id].was_seen
+        )
 
     def one(outcome: Outcome) -> None:
         nonlocal failures
         if outcome.error_type == LockedError.__name__:
             locked[outcome.tenant_id] = outcome
             return
-        failures += outcome.status == "failed"
-        _all(by_name[outcome.tenant_id], outcome, emit)
+        failures += is_failure(outcome)
+        _all(by_name[outcome.tenant_id].place, outcome, emit)
 
-    def go(names: Sequence[str], allowed: int) -> str | None:
-        stopped = run_all(
-            names,
-            step,
-            workers=workers,
-            executor=executor,
-            on_outcome=one,
-            group=lambda name: by_name[name].server.name,
+    def go(some: Sequence[Todo], allowed: int) -> str | None:
+        line = Line(
+            some,
+            group=lambda each: each.place.server.name,
             per_group=per_server,
-            keep_on=lambda: failures <= allowed and keep_on(),
-        ).stopped
-        return "failures" if stopped and failures > allowed else stopped
+            alike=lambda each: each.alike,
+            size=lambda count: work.together(count // (2 * workers)),
+            failure_budget=allowed - failures,
+            keep_on=keep_on,
+        )
+        report = run_line(line, step, workers=workers, on_outcome=one, is_failure=is_failure)
+        left.extend(line.left)
+        return report.stopped
 
-    stopped = None
     while waves and stopped is None:
         is_canary = len(waves) > 1 and canary > 0 and not emit.after_canary
         allowed = 0 if is_canary else failure_budget
         stopped = go(waves.pop(0), allowed)
         emit.after_canary = True
-        if stopped is None and waves and failures > allowed:
-            stopped = "failures"
-    for round_ in range(settings.lock_rounds):
+        if failures > allowed and (stopped or waves):
+            stopped = "canary" if is_canary else "failures"
+    for round_ in range(work.settings.lock_rounds):
         if not locked or stopped is not None:
             break
         # Not everybody at once again, and not in step with another migrator.
         time.sleep(min(30.0, 0.25 * 2**round_) * (0.5 + random.random()))  # noqa: S311
-        again = list(locked)
+        again = [by_name[name] for name in locked]
         locked.clear()
         stopped = go(again, failure_budget)
     for outcome in locked.values():
-        _all(by_name[outcome.tenant_id], outcome, emit)
-    return stopped
+        _all(by_name[outcome.tenant_id].place, outcome, emit)
+    return stopped, left + [each for wave_ in waves for each in wave_]
 
 
-def _cut(names: list[str], canary: int, wave: int | None) -> list[list[str]]:
-    waves = [names[:canary]] if 0 < canary < len(names) else []
-    rest = names[canary:] if waves else names
+def _cut(todo: list[Todo], canary: int, wave: int | None) -> list[list[Todo]]:
+    waves = [todo[:canary]] if 0 < canary < len(todo) else []
+    rest = todo[canary:] if waves else todo
     size = wave or max(1, len(rest))
     return waves + [rest[start : start + size] for start in range(0, len(rest), size)]
 
 
 def _step(
-    work: _Work,
-    places: Sequence[Place],
-    known: dict[tuple[str, str, str], Standing],
-    executor: Executor | None,
-    source: Source | None,
-) -> Callable[[str], Outcome]:
-    """What is called with the name of each place; with an *executor*, in another process."""
-    if executor is None:
-        by_name = {place.name: place for place in places}
-        return lambda name: _attempt(work, by_name[name], known[by_name[name].key])
-    assert source is not None
-    return partial(_in_other_process, source, str(work.scripts.path), work.settings)
-
-
-def _attempt(work: _Work, place: Place, standing: Standing) -> Outcome:
-    began = time.perf_counter()
-    try:
-        value = bring(work, place, standing)
-    except Exception as error:
-        return Outcome(
-            place.name,
-            "failed",
-            time.perf_counter() - began,
-            error=describe(error),
-            error_type=type(error).__name__,
-        )
-    status: Status = "done" if value["applied"] else "unchanged"
-    return Outcome(place.name, status, time.perf_counter() - began, value)
+    work: Work, executor: Executor | None, source: Source | None
+) -> Callable[[list[Todo]], Bundled[Todo]]:
+    """What is called with one place, or with several that are alike."""
+    if executor is None or source is None:
+        return partial(bring_bundle, work)
+    path = str(work.scripts.path)
+    call = partial(_in_other_process, source, path, work.settings)
+    return lambda bundle: Bundled(
+        [executor.submit(call, each.place.name).result() for each in bundle]
+    )
 
 
 def _in_other_process(source: Source, path: str, settings: Settings, tenant_id: str) -> Outcome:
     """What an executor runs: everything is loaded anew there, once per process."""
     tenancy, work = _loaded(os.getpid(), source, path, settings)
-    place = work.access.place(tenancy.get(tenant_id))
-    standing = standings(work.access, [place], work.scripts.version_table, workers=1)[place.key]
-    if standing.error is not None or standing.heads is None:
-        error = standing.error or "its place does not exist"
-        return Outcome(tenant_id, "failed", error=error)
-    return _attempt(work, place, standing)
+    return bring_place(work, Todo(work.access.place(tenancy.get(tenant_id))))
 
 
 @lru_cache(maxsize=8)
-def _loaded(_process: int, source: Source, path: str, settings: Settings) -> tuple[Tenancy, _Work]:
+def _loaded(_process: int, source: Source, path: str, settings: Settings) -> tuple[Tenancy, Work]:
     tenancy = source.load()
-    return tenancy, _Work(Access(tenancy.servers, keep=4), Scripts(Path(path)), settings)
+    return tenancy, Work(Access(tenancy.servers, keep=4), Scripts(Path(path)), settings)
 
 
 def _pause_check(journal: Journal | None, run: Run | None) -> Callable[[], bool]:

@@ -6,16 +6,19 @@ process pool, a Dask client's ``get_executor()``): then the step must be picklab
 
 from __future__ import annotations
 
+import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, Executor, Future, ThreadPoolExecutor, wait
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from queue import SimpleQueue
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 
 from .. import context
 from ..errors import FleetError, TenantryError
 from ..tenant import Tenant
+from .line import Line
 from .selection import Selection
 
 if TYPE_CHECKING:
@@ -122,65 +125,88 @@ def run_all(
     At most *per_group* items with the same ``group(item)`` run at a time (a server's name, for
     instance). When more than *failure_budget* items failed, or *keep_on* answers false, no new
     item is begun; those under way are waited for. A *step* returns an outcome and raises only
-    what should end the whole work.
+    what should end the whole work. *on_outcome* is called in the caller's thread.
+    """
+
+    def alone(bundle: list[T]) -> Bundled[T]:
+        (item,) = bundle
+        outcome = step(item) if executor is None else executor.submit(step, item).result()
+        return Bundled([outcome])
+
+    line = Line(
+        items, group=group, per_group=per_group, failure_budget=failure_budget, keep_on=keep_on
+    )
+    return run_line(line, alone, workers=workers, on_outcome=on_outcome)
+
+
+@dataclass
+class Bundled(Generic[T]):
+    """What came of a bundle: the *outcomes*, and who was not begun and goes *back* in line."""
+
+    outcomes: list[Outcome]
+    back: list[T] = field(default_factory=list)
+
+
+def run_line(
+    line: Line[T],
+    step: Callable[[list[T]], Bundled[T]],
+    *,
+    workers: int = 4,
+    on_outcome: OnOutcome | None = None,
+    is_failure: Callable[[Outcome], bool] = lambda outcome: outcome.status == "failed",
+) -> Report:
+    """Run *step* for every bundle of *line*, in at most *workers* threads, as :func:`run_all`.
+
+    The threads take from the line by themselves: none waits for the caller's to hand it work.
+    They are no more than a bundle each ahead of *on_outcome*. *is_failure* says which outcomes
+    the line counts.
     """
     began = time.perf_counter()
     report = Report()
-    waiting: dict[str, deque[T]] = {}
-    for item in items:
-        waiting.setdefault(group(item) if group else "", deque()).append(item)
-    running: dict[Future[Outcome], str] = {}
-    busy: dict[str, int] = dict.fromkeys(waiting, 0)
-    own = executor is None
-    pool: Executor = executor or ThreadPoolExecutor(workers, thread_name_prefix="tenantry-fleet")
-    failed = 0
-    turn = deque(waiting)
-    try:
-        while True:
-            while len(running) < workers and report.stopped is None:
-                name = _next_group(turn, waiting, busy, per_group)
-                if name is None:
-                    break
-                if keep_on is not None and not keep_on():
-                    report.stopped = "paused"
-                    break
-                running[pool.submit(step, waiting[name].popleft())] = name
-                busy[name] += 1
-            if not running:
-                break
-            done, _ = wait(running, return_when=FIRST_COMPLETED)
-            for future in done:
-                busy[running.pop(future)] -= 1
-                outcome = future.result()
-                report.outcomes.append(outcome)
-                if on_outcome is not None:
-                    on_outcome(outcome)
-                failed += outcome.status == "failed"
-                if failure_budget is not None and failed > failure_budget:
-                    report.stopped = "failures"
-    finally:
-        for future in running:
-            future.cancel()
-        if own:
-            pool.shutdown(wait=True)
-    if report.stopped == "failures" and not any(waiting.values()):
-        report.stopped = None  # nothing was left out
+    ended: SimpleQueue[list[Outcome] | None] = SimpleQueue()
+    room = threading.Semaphore(2 * workers)
+
+    def work() -> None:
+        try:
+            while room.acquire() and (taken := line.take()) is not None:
+                name, bundle = taken
+                done = Bundled[T]([])
+                try:
+                    done = step(bundle)
+                finally:
+                    line.done(name, sum(map(is_failure, done.outcomes)), done.back)
+                ended.put(done.outcomes)
+        except BaseException:
+            line.stop()
+            raise
+        finally:
+            ended.put(None)
+
+    with ThreadPoolExecutor(workers, thread_name_prefix="tenantry-fleet") as pool:
+        threads = [pool.submit(work) for _ in range(min(workers, len(line.left)))]
+        try:
+            at_work = len(threads)
+            while at_work:
+                outcomes = ended.get()
+                if outcomes is None:
+                    at_work -= 1
+                    continue
+                for outcome in outcomes:
+                    report.outcomes.append(outcome)
+                    if on_outcome is not None:
+                        on_outcome(outcome)
+                room.release()
+        except BaseException:
+            line.stop()
+            raise
+        finally:
+            room.release(workers)
+        for thread in threads:
+            thread.result()
+    if line.left:  # else nothing was left out
+        report.stopped = line.stopped
     report.seconds = time.perf_counter() - began
     return report
-
-
-def _next_group(
-    turn: deque[str],
-    waiting: Mapping[str, deque[T]],
-    busy: Mapping[str, int],
-    per_group: int | None,
-) -> str | None:
-    for _ in range(len(turn)):
-        turn.rotate(-1)
-        name = turn[0]
-        if waiting[name] and (per_group is None or busy[name] < per_group):
-            return name
-    return None
 
 
 def attempt(

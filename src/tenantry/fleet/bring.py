@@ -1,0 +1,259 @@
+"""Brings a place to the target, or several that are alike at once.
+
+What is applied is the word of the tenant's own version row: who finds it elsewhere looks again.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+from collections.abc import Hashable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy.engine import Dialect
+
+from ..backends import SQLite
+from ..errors import MigrationError
+from ..servers import Server
+from .access import Access, Place, missing, open_file
+from .apply import (
+    LockedError,
+    MovedOnError,
+    apply,
+    apply_together,
+    check_interrupted,
+    translated,
+)
+from .migrate import Scripts, offline_dialect
+from .plan import Plan
+from .runner import Bundled, Outcome, Status, describe
+from .status import Standing, look_into, standings
+
+__all__ = ["Settings", "Todo", "Work", "bring", "bring_bundle", "bring_place", "value_of"]
+
+#: How many schemas one message brings on at most, and how long it may take (seconds): so long a
+#: pause is not heard, and a schema waits for its neighbours.
+_TOGETHER = 10
+_MESSAGE = 0.1
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a migration goes about its work.
+
+    *lock_timeout* (seconds) is how long a statement waits for a table in use; who waits behind
+    it waits no longer either. Tenants with such tables are tried again *lock_rounds* times,
+    with a pause that grows and is never the same twice. *online* runs every revision live.
+    """
+
+    target: str = "heads"
+    downgrade: bool = False
+    lock_timeout: float = 2.0
+    lock_rounds: int = 3
+    online: bool = False
+
+
+class Work:
+    """What one process needs to migrate places."""
+
+    def __init__(self, access: Access, scripts: Scripts, settings: Settings) -> None:
+        self.access = access
+        self.scripts = scripts
+        self.settings = settings
+        self._dialects: dict[str, Dialect] = {}
+        self.seconds: float | None = None  # that the latest place took
+
+    def opened(self, place: Place) -> AbstractContextManager[sqlite3.Connection | None]:
+        """The file that *place* is, or ``None``."""
+        if isinstance(place.backend, SQLite):
+            return open_file(place, timeout=self.settings.lock_timeout)
+        return nullcontext()
+
+    def look(self, place: Place, file: sqlite3.Connection | None) -> Standing:
+        """Where *place* stands, from which there is a way to the target."""
+        table = self.scripts.version_table
+        try:
+            if file is not None:
+                standing = look_into(file, place, table)
+            else:
+                standing = standings(self.access, [place], table)[place.key]
+        except sqlite3.OperationalError as error:
+            if "database is locked" in str(error):
+                raise LockedError(tenant_id=place.name) from error
+            raise
+        if standing.error is not None:
+            raise MigrationError(standing.error, tenant_id=place.name)
+        if standing.heads is None:
+            raise missing(place)
+        self.plan(place, standing.heads)
+        return standing
+
+    def plan(self, place: Place, heads: tuple[str, ...]) -> Plan:
+        dialect = self.dialect(place.server, place.database)
+        return self.scripts.plan(
+            heads, self.settings.target, dialect, downgrade=self.settings.downgrade
+        )
+
+    def dialect(self, server: Server, database: str | None) -> Dialect:
+        dialect = self._dialects.get(server.name)
+        if dialect is None:
+            where = None if server.kind == "sqlite" else database
+            with self.access.connect(server, where) as connection:
+                dialect = self._dialects[server.name] = offline_dialect(connection)
+        return dialect
+
+    def can_send(self, place: Place, heads: tuple[str, ...]) -> bool:
+        """Whether a message alone brings a schema on from *heads*, and says if it is not there."""
+        if place.server.kind != "postgresql" or place.schema is None or self.settings.online:
+            return False
+        try:
+            steps = self.plan(place, heads).steps
+        except MigrationError:
+            return False
+        return bool(steps) and all(step.is_batch for step in steps)
+
+    def together(self, fair: int) -> int:
+        """How many places go in one message, of which *fair* would be one worker's share."""
+        if self.seconds is None:
+            return 1
+        quick = int(_MESSAGE / max(self.seconds, 0.001))
+        return max(1, min(_TOGETHER, quick, fair))
+
+
+@dataclass(eq=False)
+class Todo:
+    """A place that is to be brought to the target.
+
+    *standing* is where it is taken to be; ``None``: who works on it looks first. What is *alike*
+    is handed to one worker at once (``None``: nothing is), and goes in one message if *standing*
+    says where it stands. It *was_seen* once somebody has looked.
+    """
+
+    place: Place
+    standing: Standing | None = None
+    alike: Hashable | None = None
+    was_seen: bool = False
+
+
+def bring_place(work: Work, todo: Todo) -> Outcome:
+    """One place; whatever is wrong with it is its outcome and nobody else's."""
+    began = time.perf_counter()
+    place = todo.place
+    try:
+        with work.opened(place) as file:
+            if todo.standing is None:
+                todo.standing = work.look(place, file)
+                todo.was_seen = True
+            value = bring(work, place, todo.standing, file)
+    except Exception as error:
+        return _failed(place, time.perf_counter() - began, error)
+    work.seconds = time.perf_counter() - began
+    status: Status = "done" if value["applied"] else "unchanged"
+    return Outcome(place.name, status, work.seconds, value)
+
+
+def bring_bundle(work: Work, bundle: list[Todo]) -> Bundled[Todo]:
+    """One place, or several that are alike; who comes behind a failed one was not begun."""
+    if len(bundle) > 1 and bundle[0].place.schema is not None:  # others are databases each
+        return _bring_together(work, bundle)
+    outcomes = []
+    for number, todo in enumerate(bundle, 1):
+        outcomes.append(bring_place(work, todo))
+        if outcomes[-1].status == "failed":
+            return Bundled(outcomes, bundle[number:])
+    return Bundled(outcomes)
+
+
+def _bring_together(work: Work, bundle: list[Todo]) -> Bundled[Todo]:
+    """Schemas of one database in one message."""
+    began = time.perf_counter()
+    standing = bundle[0].standing
+    assert standing is not None
+    assert standing.heads is not None
+    plan = work.plan(bundle[0].place, standing.heads)
+    try:
+        seconds, problem = apply_together(
+            work.access,
+            [each.place for each in bundle],
+            plan.steps,
+            work.scripts.version_table,
+            work.settings.lock_timeout,
+        )
+    except Exception:
+        # Who is done is not known; each is looked at by itself, and fails by itself.
+        for each in bundle:
+            each.alike = each.standing = None
+        return Bundled([], bundle)
+    took = time.perf_counter() - began
+    done, back = bundle[: len(seconds)], bundle[len(seconds) :]
+    outcomes = [
+        Outcome(each.place.name, "done", spent, value_of(len(plan.steps), plan))
+        for each, spent in zip(done, seconds, strict=True)
+    ]
+    if problem is None:
+        work.seconds = took / len(bundle)
+    elif isinstance(problem, MovedOnError):
+        back[0].alike = back[0].standing = None
+    else:
+        outcomes.append(_failed(back.pop(0).place, took - sum(seconds), problem))
+    return Bundled(outcomes, back)
+
+
+def _failed(place: Place, seconds: float, error: Exception) -> Outcome:
+    return Outcome(
+        place.name,
+        "failed",
+        seconds,
+        error=describe(error),
+        error_type=type(error).__name__,
+    )
+
+
+def bring(
+    work: Work, place: Place, standing: Standing, file: sqlite3.Connection | None = None
+) -> dict[str, Any]:
+    """One place to the target, from wherever it stands; says how many steps it took.
+
+    *file* is the place's own, if that is an SQLite file and open.
+    """
+    assert standing.heads is not None
+    applied = 0
+    plan = work.plan(place, standing.heads)
+    interrupted = standing.interrupted
+    lock_timeout, table = work.settings.lock_timeout, work.scripts.version_table
+    in_vain = 0
+    while True:
+        try:
+            if interrupted:
+                check_interrupted(
+                    work.access, place, plan, table, lock_timeout, online=work.settings.online
+                )
+            if not plan.steps:
+                break
+            applied += apply(
+                work.access,
+                place,
+                plan,
+                work.scripts,
+                lock_timeout=lock_timeout,
+                online=work.settings.online,
+                file=file,
+            )
+            break
+        except MovedOnError as error:
+            # Somebody else migrates this tenant too: go on from where it stands now.
+            now = work.look(place, file)
+            assert now.heads is not None
+            in_vain += now.heads == plan.before
+            if in_vain > 9:  # it is where it was expected, and a revision says that it is not
+                raise translated(error.__cause__ or error, place, "") from error
+            plan = work.plan(place, now.heads)
+            interrupted = now.interrupted
+    return value_of(applied, plan)
+
+
+def value_of(applied: int, plan: Plan) -> dict[str, Any]:
+    """What an outcome says of a place that has come to the end of *plan*."""
+    return {"applied": applied, "revision": ", ".join(plan.after) or "base"}
