@@ -162,7 +162,7 @@ def schemas(count: int) -> None:
             None,
         )
 
-        print(f"\nOne revision (column and index), {count} schemas; x: psql serial; medians of 3")
+        print(f"\nOne revision (column and index), {count} schemas; x: the first, and the last")
         psql = find_binaries() / "psql"
         contestants: dict[str, Callable[[], Any]] = {}
         if psql.exists():
@@ -184,7 +184,12 @@ def schemas(count: int) -> None:
                 list(pool.map(context_upgrade, [(str(plain), url, part) for part in parts]))
 
         contestants["MigrationContext, scripts loaded once, 4 processes"] = processes
-        base = contest(contestants, address, count)
+
+        def undo() -> None:
+            address.execute(UNDO)
+            address.execute("CHECKPOINT")
+
+        base = contest(contestants, count, before_each=undo, cpu=partial(server_cpu, address.port))
         some = ids[: max(10, count // 20)]
         config = Config(str(plain))
 
@@ -201,7 +206,7 @@ def schemas(count: int) -> None:
             f"loop over command.upgrade ({len(some)} of them)",
             seconds,
             len(some),
-            base and base * len(some) / count,
+            base * len(some) / count,
         )
 
         migrate_tenants(tenancy, scripts, canary=0).raise_if_failed()
@@ -232,24 +237,37 @@ def schemas(count: int) -> None:
 
 
 def contest(
-    contestants: Mapping[str, Callable[[], Any]], address: ServerAddress, count: int
-) -> float | None:
-    """Each in its turn, three times: the server's catalogs grow. Returns the seconds of psql."""
+    contestants: Mapping[str, Callable[[], Any]],
+    count: int,
+    *,
+    before_each: Callable[[], Any],
+    cpu: Callable[[], float] | None = None,
+) -> float:
+    """Each in its turn, three times; a ratio is the median of those of the three turns.
+
+    Those that the others are compared with come first and last; returns the seconds of the first.
+    """
     seconds: dict[str, list[float]] = {what: [] for what in contestants}
-    cpu: dict[str, list[float]] = {what: [] for what in contestants}
+    spent: dict[str, list[float]] = {what: [] for what in contestants}
     for _ in range(3):
         for what, action in contestants.items():
-            address.execute(UNDO)
-            address.execute("CHECKPOINT")
-            before = server_cpu(address.port)
+            before_each()
+            began = cpu() if cpu else 0.0
             seconds[what].append(timed(action))
-            cpu[what].append((server_cpu(address.port) - before) / count * 1000)
-    base = median(seconds[PSQL]) if PSQL in contestants else None
-    for what in contestants:
-        spent = median(cpu[what])
-        ratio = f", {spent / median(cpu[PSQL]):.2f}x" if base else ""
-        row(what, median(seconds[what]), count, base, f"server CPU {spent:.2f} ms{ratio}")
-    return base
+            if cpu:
+                spent[what].append((cpu() - began) / count * 1000)
+
+    def ratio(one: list[float], other: list[float]) -> float:
+        return median(a / b for a, b in zip(one, other, strict=True))
+
+    first, *_, last = contestants
+    for what, took in seconds.items():
+        notes = [f"{ratio(seconds[each], took):5.2f}x" for each in (first, last)]
+        if cpu:
+            more = ratio(spent[what], spent[first])
+            notes.append(f"server CPU {median(spent[what]):.2f} ms, {more:.2f}x")
+        row(what, median(took), count, None, "  ".join(notes))
+    return median(seconds[first])
 
 
 def migrated(tenancy: Tenancy, scripts: Scripts, workers: int) -> None:
@@ -384,7 +402,7 @@ def in_turns(
 
 
 def files(count: int) -> None:
-    print(f"\nSQLite, {count} files, one revision; x: a serial sqlite3 script")
+    print(f"\nSQLite, {count} files")
     folder = Path(tempfile.mkdtemp())
     ini = project(folder, REVISIONS)
     scripts = Scripts(ini)
@@ -422,28 +440,21 @@ def files(count: int) -> None:
             connection.executescript(f"BEGIN;\n{SQL}COMMIT;")
             connection.close()
 
-    base = timed(script)
-    row("sqlite3 script, serial", base, count, base)
-    for workers in (4, 8):
-        again()
-        row(
-            f"tenantry migrate, {workers} workers",
-            timed(
-                lambda w=workers: migrate_tenants(
-                    tenancy, scripts, workers=w, canary=0
-                ).raise_if_failed()  # type: ignore[misc]
-            ),
-            count,
-            base,
-        )
-    again()
     plain = plain_project(folder)
 
     def contexts() -> None:
         for each in names:
             context_upgrade((str(plain), f"sqlite:///{root / each}.db", [each]))
 
-    row("MigrationContext, serial", timed(contexts), count, base)
+    print(f"\nOne revision (column and index), {count} files; x: the first, and the last")
+    contestants: dict[str, Callable[[], Any]] = {"sqlite3 script, serial": script}
+    for workers in (1, 4, 8):
+        contestants[f"tenantry migrate, {workers} workers"] = partial(
+            migrated, tenancy, scripts, workers
+        )
+    contestants["MigrationContext, serial"] = contexts
+    contest(contestants, count, before_each=again)
+    print(f"\nNothing to do, {count} files")
     row("tenantry status", timed(lambda: migration_status(tenancy, scripts)), count, None)
     row(
         "tenantry delete",
