@@ -77,7 +77,9 @@ def test_text_must_not_end_the_transaction_that_carries_the_tenant(
     if not is_armed(place):
         pytest.skip("the driver begins here, and nothing hangs on the transaction")
 
-    for statement in ("COMMIT", "rollback", "  END", "BEGIN", "ABORT", "START TRANSACTION"):
+    alone = ("COMMIT", "rollback", "  END", "BEGIN", "ABORT", "START TRANSACTION")
+    hidden = ("/* why */ COMMIT", "-- why\nCOMMIT", "SELECT 1; COMMIT; SELECT 2", "; ROLLBACK")
+    for statement in alone + hidden:
 
         def body(session: Session, statement: str = statement) -> None:
             session.execute(text(statement))

@@ -29,7 +29,12 @@ from sqlalchemy.sql import column, quoted_name
 from sqlalchemy.sql.expression import ColumnElement
 
 from tenantry import Tenancy
-from tenantry.routing.statements import text_leaves_nothing
+from tenantry.routing.statements import (
+    commands,
+    ends_transaction,
+    keeps_session_state,
+    text_leaves_nothing,
+)
 from tests.places import Author, Note, Place
 
 HARMLESS = [
@@ -96,6 +101,73 @@ def test_plain_reads_and_writes_cost_no_reset(statement: str) -> None:
 @pytest.mark.parametrize("statement", DIRTY)
 def test_whatever_may_leave_something_is_reset(statement: str) -> None:
     assert not text_leaves_nothing(statement)
+
+
+COMMANDS = {
+    "SELECT 1": ("SELECT 1",),
+    " SELECT 1 ; -- and\n;SELECT 2;": ("SELECT 1", "SELECT 2"),
+    "SELECT 'a; b', \"c; d\" /* ; */ FROM e": ("SELECT '', ''   FROM e",),
+    "SELECT 'a\\'; SELECT E'\\'; b'": ("SELECT ''", "SELECT ''"),
+    "SELECT 'it''s; so', 'f'; x": ("SELECT '', 'f'", "x"),
+    "DO $$ BEGIN; END $$; DO $a$ $$; $a$": ("DO ''", "DO ''"),
+    "SELECT $1; SELECT a$b$c; SELECT $2": ("SELECT $1", "SELECT a$b$c", "SELECT $2"),
+    "CREATE FUNCTION f() RETURNS int BEGIN ATOMIC SELECT 1; SELECT 2; END; x": (
+        "CREATE FUNCTION f() RETURNS int",
+        "x",
+    ),
+    "": (),
+}
+
+
+@pytest.mark.parametrize("statement", COMMANDS)
+def test_a_text_is_cut_into_its_commands(statement: str) -> None:
+    assert commands(statement) == COMMANDS[statement]
+
+
+ENDS = {
+    "COMMIT": True,
+    "  rollback": True,
+    "; END;": True,
+    "/* why */ COMMIT": True,
+    "/* a /* b */ c */ COMMIT": True,
+    "-- why\nBEGIN": True,
+    "SELECT 1; COMMIT; SELECT 2": True,
+    "SELECT E'\\''; '; COMMIT": True,  # the last text is not ended: in doubt
+    "SELECT E'\\'; '; COMMIT": True,
+    "PREPARE TRANSACTION 'a'": True,
+    "ROLLBACK TO SAVEPOINT a": False,
+    "ROLLBACK WORK TO a": False,
+    "SAVEPOINT a": False,
+    "SELECT 'COMMIT'; SELECT $$; COMMIT$$": False,
+    "SELECT 1 -- ; COMMIT": False,
+    "DO $$ BEGIN NULL; END $$": False,
+    "CREATE FUNCTION f() RETURNS int BEGIN ATOMIC SELECT 1; END": False,
+}
+
+
+@pytest.mark.parametrize("statement", ENDS)
+def test_what_ends_a_transaction_is_found_wherever_it_stands(statement: str) -> None:
+    assert ends_transaction(statement) is ENDS[statement]
+
+
+KEEPS = {
+    "SET search_path TO a": True,
+    "SELECT 1; SET search_path TO a": True,
+    "/* why */ LISTEN a": True,
+    "SELECT set_config('a', 'b', false)": True,
+    "SELECT set_config('a', 'b; c', 'f')": True,
+    "SELECT pg_advisory_lock(1)": True,
+    "create temp table a (b int)": True,
+    "SELECT set_config('a', 'b', true)": False,
+    "SET LOCAL lock_timeout = 1": False,
+    "UPDATE notes SET body = own(body)": False,
+    "SELECT 'SET a; LISTEN b'": False,
+}
+
+
+@pytest.mark.parametrize("statement", KEEPS)
+def test_what_outlives_a_transaction_is_found_wherever_it_stands(statement: str) -> None:
+    assert keeps_session_state(statement) is KEEPS[statement]
 
 
 class HidesACall(ColumnElement[int]):

@@ -17,7 +17,13 @@ from sqlalchemy.sql.functions import Function, FunctionElement
 from sqlalchemy.sql.operators import custom_op
 from sqlalchemy.sql.selectable import SelectBase
 
-__all__ = ["ends_transaction", "keeps_session_state", "leaves_nothing", "text_leaves_nothing"]
+__all__ = [
+    "commands",
+    "ends_transaction",
+    "keeps_session_state",
+    "leaves_nothing",
+    "text_leaves_nothing",
+]
 
 #: Functions of which it is known that they leave nothing on a session.
 _HARMLESS = frozenset(
@@ -113,13 +119,37 @@ def _holds_text(part: Any) -> bool:
     )
 
 
+# What holds no command of PostgreSQL's: comments, its three spellings of a text, names in quotes.
+_QUOTED = re.compile(
+    r"--[^\n]*|/\*.*?\*/|(?<!\w)e'(?:[^'\\]|\\.|'')*'|'(?:[^']|'')*'|\"(?:[^\"]|\"\")*\""
+    r"|(\$(?:[a-z_]\w*)?\$).*?\1",
+    re.IGNORECASE | re.DOTALL,
+)
+_WORD = re.compile(r"['\"]\w*['\"]")
+_BODY = re.compile(r"\bbegin\s+atomic\b.*?\bend\b", re.IGNORECASE | re.DOTALL)
+
+
+@lru_cache(maxsize=1024)
+def commands(statement: str) -> tuple[str, ...]:
+    """The commands in a piece of PostgreSQL's SQL, without comments, bodies and longer texts."""
+
+    def shown(quoted: re.Match[str]) -> str:
+        if quoted[0][:2] in ("--", "/*"):
+            return " "
+        return quoted[0] if _WORD.fullmatch(quoted[0]) else "''"
+
+    # PostgreSQL's comments nest: what is left of an outer one ends where a command may begin.
+    found = re.split(r";|\*/", _BODY.sub("", _QUOTED.sub(shown, statement)))
+    return tuple(command for each in found if (command := each.strip()))
+
+
 _TRANSACTION = re.compile(
-    r"\s*(?:begin|start\s+transaction|commit|end|abort|prepare\s+transaction"
+    r"(?:begin|start\s+transaction|commit|end|abort|prepare\s+transaction"
     r"|rollback(?!\s+(?:work\s+|transaction\s+)?to\b))\b",
     re.IGNORECASE,
 )
 _SESSION_STATE = re.compile(
-    r"\s*(?:set\s+(?!local\b|transaction\b|constraints\b)|reset\b|listen\b|unlisten\b|load\b"
+    r"\A(?:set\s+(?!local\b|transaction\b|constraints\b)|reset\b|listen\b|unlisten\b|load\b"
     r"|prepare\s+(?!transaction\b)|deallocate\b|discard\b"
     r"|declare\b.*\bwith\s+hold\b|create\s+(?:local\s+|global\s+)?temp)"
     r"|\bpg_(?:try_)?advisory_lock(?:_shared)?\s*\("
@@ -130,9 +160,9 @@ _SESSION_STATE = re.compile(
 
 def ends_transaction(statement: str) -> bool:
     """Whether a piece of SQL text begins or ends a transaction behind SQLAlchemy's back."""
-    return _TRANSACTION.match(statement) is not None
+    return any(_TRANSACTION.match(command) for command in commands(statement))
 
 
 def keeps_session_state(statement: str) -> bool:
     """Whether a piece of SQL text certainly leaves something that outlives its transaction."""
-    return _SESSION_STATE.search(statement) is not None
+    return any(_SESSION_STATE.search(command) for command in commands(statement))
