@@ -14,6 +14,7 @@ __all__ = [
     "MOVED_ON",
     "READ_CLOCK",
     "STEPS_TABLE",
+    "arrived",
     "begin_message",
     "guard",
     "heads_of_databases",
@@ -28,6 +29,7 @@ __all__ = [
 #: or in the words of a number that is none.
 MOVED_ON = "TN001"
 _ELSEWHERE = "tenantry: the tenant is at revision "
+_LEFT = "tenantry: the revision left its tenant, who is still at "
 
 #: How far a revision has come that cannot be one transaction; exists for as long as one has not.
 STEPS_TABLE = "tenantry_steps"
@@ -101,12 +103,7 @@ def guard(table: str, expected: Sequence[str], schema: str | None = None) -> str
     heads = literal(",".join(sorted(expected)))
     quoted = '"' + table.replace('"', '""') + '"'
     if expected:
-        count, names = len(expected), ", ".join(literal(each) for each in expected)
-        return f"""\
-SELECT CASE WHEN count(*) = {count}
-  AND count(CASE WHEN version_num IN ({names}) THEN 1 END) = {count} THEN 0
-  ELSE CAST({literal(_ELSEWHERE)} || coalesce(min(version_num), '') AS integer) END FROM {quoted};
-"""
+        return _stands(quoted, expected, _ELSEWHERE)
     gone = ""
     if schema is not None:
         named = literal('"' + schema.replace('"', '""') + '"')
@@ -124,6 +121,21 @@ BEGIN
   END IF;
 END
 $tenantry$;
+"""
+
+
+def arrived(backend: Backend, table: str, schema: str, expected: Sequence[str]) -> str:
+    """PostgreSQL: an error unless the version table of *schema* holds just *expected*."""
+    return _stands(f"{backend.quote(schema)}.{backend.quote(table)}", expected, _LEFT)
+
+
+def _stands(table: str, expected: Sequence[str], words: str) -> str:
+    """An error that begins with *words*, unless *table* holds just *expected*."""
+    count, names = len(expected), ", ".join(literal(each) for each in expected) or "NULL"
+    return f"""\
+SELECT CASE WHEN count(*) = {count}
+  AND count(CASE WHEN version_num IN ({names}) THEN 1 END) = {count} THEN 0
+  ELSE CAST({literal(words)} || coalesce(min(version_num), '') AS integer) END FROM {table};
 """
 
 

@@ -117,12 +117,13 @@ class Access:
         *,
         admin: bool = False,
         autocommit: bool = False,
+        own: bool = False,
         tenant: Tenant | None = None,
     ) -> Iterator[Connection]:
         """A connection to *database* of *server* (``None``: the server's own database).
 
         *admin* uses the server's admin login, if it has one. The connection is rolled back at
-        the end and closed or kept.
+        the end and closed or kept; with *own* nobody had its session before, and nobody gets it.
 
         Raises:
             PlacementMissingError: The database does not exist.
@@ -131,7 +132,7 @@ class Access:
         """
         login = admin and server.admin is not None
         key = (server.name, login, database, autocommit)
-        connection = self._take(key)
+        connection = None if own else self._take(key)
         if connection is None:
             connection = self._open(server, database, login, tenant)
             if autocommit:
@@ -144,7 +145,7 @@ class Access:
             raise
         if connection.in_transaction():
             connection.rollback()
-        if not self._give(key, connection):
+        if own or not self._give(key, connection):
             connection.close()
 
     @contextmanager
@@ -153,8 +154,10 @@ class Access:
     ) -> Iterator[Connection]:
         """A connection to *place*, its schema first on the path; whatever the tenant's state.
 
-        With *write* transactions on SQLite take the write lock when they begin, and on MySQL
-        the connection has a dialect of its own: it remembers a database as the default one.
+        With *write* the session is nobody else's, before or after: a revision may leave a
+        setting or a temporary table in it. Transactions on SQLite take the write lock when they
+        begin. On MySQL, but for *autocommit*, the connection has a dialect of its own, for that
+        remembers a database as the default one.
 
         Raises:
             PlacementMissingError: The place does not exist.
@@ -166,8 +169,10 @@ class Access:
             raise missing(place)
         opened = (
             self._alone(place, tenant)
-            if write and place.server.kind == "mysql"
-            else self.connect(place.server, place.database, autocommit=autocommit, tenant=tenant)
+            if write and not autocommit and place.server.kind == "mysql"
+            else self.connect(
+                place.server, place.database, autocommit=autocommit, own=write, tenant=tenant
+            )
         )
         with opened as connection:
             if place.schema is not None and place.server.kind == "postgresql":

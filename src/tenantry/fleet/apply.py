@@ -25,6 +25,7 @@ from ..backends.versions import (
     CLOCK_DONE,
     FLUSH,
     READ_CLOCK,
+    arrived,
     begin_message,
     guard,
     says_moved_on,
@@ -157,11 +158,12 @@ def apply_together(
         Exception: The connection broke, so nobody knows which of them are done.
     """
     first = places[0]
+    own = not all(step.leaves_nothing for step in steps)
     name = uuid4().hex
     parts = [start_clock(name)] if len(places) > 1 else []
     for number, place in enumerate(places, 1):
         parts += _message(place, steps, table, lock_timeout, number, len(places))
-    with access.connect(first.server, first.database, autocommit=True) as connection:
+    with access.connect(first.server, first.database, autocommit=True, own=own) as connection:
         try:
             send(connection, "".join(parts))
         except Exception as error:  # whatever it is, those before it are done
@@ -216,7 +218,9 @@ def _message(
         yield guard(table, step.before, place.schema)
         assert step.segments is not None
         for statement in step.segments[0].statements:
-            yield f"{statement};\n"
+            yield f"{statement}\n;\n"  # it may end with a comment
+        if place.schema is not None and not step.leaves_nothing:
+            yield arrived(place.backend, table, place.schema, step.after)
         if is_last and of > 1:
             yield CLOCK_DONE
         yield "COMMIT;\n"
@@ -269,6 +273,13 @@ def _apply_online(
             if isinstance(error, MigrationError):
                 raise
             raise translated(error, place, step.revision) from error
+        if heads_in(connection, place, scripts.version_table) != step.after:
+            raise MigrationError(
+                f"revision {step.revision} of tenant {place.name!r} came to its end, but its "
+                "version row is elsewhere: it left the tenant's place (by a SET search_path, for "
+                "instance) and did not come back; look where its changes are",
+                tenant_id=place.name,
+            )
 
 
 def _apply_stepwise(
@@ -277,7 +288,7 @@ def _apply_stepwise(
     """Statement by statement, with a row in the place that says which is the next."""
     with (
         holding(access, place, "migrate", wait_seconds=lock_timeout, inside=True) as got,
-        access.enter(place, autocommit=True) as connection,
+        access.enter(place, autocommit=True, write=True) as connection,
     ):
         if not got:
             raise LockedError(tenant_id=place.name)
@@ -308,7 +319,7 @@ def _segments(connection: Connection, place: Place, step: Step, at: Position) ->
         if segment.transactional:
             if number >= at.number:
                 done = note(place, number + 1)
-                message = "".join(f"{each};\n" for each in (*segment.statements, done))
+                message = "".join(f"{each}\n;\n" for each in (*segment.statements, done))
                 send(connection, f"BEGIN;\n{message}COMMIT")
             number += 1
             continue

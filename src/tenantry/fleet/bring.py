@@ -114,6 +114,12 @@ class Work:
             return False
         return bool(steps) and all(step.is_batch for step in steps)
 
+    def can_share(self, place: Place, heads: tuple[str, ...]) -> bool:
+        """Whether others may be brought on from *heads* in the same session."""
+        return self.can_send(place, heads) and all(
+            step.leaves_nothing for step in self.plan(place, heads).steps
+        )
+
     def together(self, fair: int) -> int:
         """How many places go in one message, of which *fair* would be one worker's share."""
         if self.seconds is None:

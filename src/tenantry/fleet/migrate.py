@@ -27,8 +27,10 @@ from sqlalchemy import Connection
 from sqlalchemy.engine import Dialect
 
 from ..errors import ConfigurationError, MigrationError
+from ..routing.statements import ends_transaction
 from ..tenant import State
 from .plan import Plan, Segment, Step
+from .replay import Sort, sort_of
 from .runner import describe
 
 if TYPE_CHECKING:
@@ -41,6 +43,11 @@ ALEMBIC_LOCK = threading.RLock()
 
 # Words of a revision that asks where it runs: what it does offline says nothing about online.
 _ASKS = re.compile(r"\b(get_bind|is_offline_mode|as_sql|get_context\(\)\.(connection|bind))\b")
+# What Alembic writes around a revision, and what a revision may write in the same sense.
+_MARK = re.compile(
+    r"(?:(?P<begin>BEGIN|START\s+TRANSACTION)|COMMIT|END)(?:\s+(?:WORK|TRANSACTION))?",
+    re.IGNORECASE,
+)
 _GOES_ROUND = re.compile(r"cursor|driver_connection|dbapi_connection|create_engine")
 _MINE = ("script", "fn", "as_sql", "starting_rev", "destination_rev", "output_buffer", "tag")
 
@@ -198,10 +205,13 @@ class Scripts:
             try:
                 chunks, _ = self._offline(step, before, dialect)
                 again, _ = self._offline(step, before, dialect)
-                if chunks == again:
+                if chunks != again:
+                    why = "its SQL differs from one compilation to the next"
+                elif any(_ends_transaction(each, dialect) for each in chunks):
+                    why = "it ends its transaction by itself"
+                else:
                     segments = _segments(chunks, self.version_table)
                     return Step(after=after, segments=segments, **described)
-                why = "its SQL differs from one compilation to the next"
             except NeedsConnectionError as error:
                 why = str(error)
             except Exception as error:
@@ -370,9 +380,19 @@ def _statements(chunks: Sequence[str]) -> Iterator[str]:
         text = chunk.strip()
         while text.startswith("--"):
             text = text.partition("\n")[2].strip()
-        text = text.removesuffix(";").strip()
+        text = text.rstrip(";").rstrip()
         if text:
             yield text
+
+
+def _ends_transaction(statement: str, dialect: Dialect) -> bool:
+    """Whether there is more than a mark in *statement* that begins or ends a transaction."""
+    if _MARK.fullmatch(statement):
+        return False
+    if dialect.name == "postgresql":
+        return ends_transaction(statement)
+    word, sort = sort_of(statement, commits_ddl=False)  # one command, maybe with BEGIN and END
+    return sort is Sort.COMMIT or word in ("ROLLBACK", "ABORT")
 
 
 def _segments(statements: Sequence[str], version_table: str) -> tuple[Segment, ...]:
@@ -380,13 +400,13 @@ def _segments(statements: Sequence[str], version_table: str) -> tuple[Segment, .
     create = re.compile(rf"CREATE TABLE (?=\S*{re.escape(version_table)}\b)")
     segments: list[Segment] = []
     inside: list[str] = []
-    marked = any(each == "BEGIN" for each in statements)
-    transactional = not marked
-    for statement in statements:
-        if statement in ("BEGIN", "COMMIT"):
+    marks = [_MARK.fullmatch(each) for each in statements]
+    transactional = not any(mark and mark["begin"] for mark in marks)
+    for statement, mark in zip(statements, marks, strict=True):
+        if mark is not None:
             if inside:
                 segments.append(Segment(tuple(inside), transactional))
-            inside, transactional = [], statement == "BEGIN"
+            inside, transactional = [], mark["begin"] is not None
         else:
             # The table outlives a downgrade to base.
             inside.append(create.sub("CREATE TABLE IF NOT EXISTS ", statement, count=1))

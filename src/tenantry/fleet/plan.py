@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
+from functools import cached_property
+
+from ..routing.statements import commands, keeps_session_state, text_leaves_nothing
 
 __all__ = ["Plan", "Segment", "Step"]
+
+
+_DDL = re.compile(r"(?:alter|comment|create|drop|grant|revoke|truncate)\b", re.IGNORECASE)
+_TEMPORARY = re.compile(r"\b(?:pg_)?temp(?:orary)?\b", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -38,6 +46,16 @@ class Step:
             self.segments is not None and len(self.segments) == 1 and self.segments[0].transactional
         )
 
+    @cached_property
+    def leaves_nothing(self) -> bool:
+        """Whether a session of PostgreSQL's is certainly the same after its SQL as before."""
+        return all(
+            _leaves_nothing(command)
+            for segment in self.segments or ()
+            for statement in segment.statements
+            for command in commands(statement)
+        )
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -55,3 +73,9 @@ class Plan:
             if step.before == heads:
                 return self.steps[index:]
         return None
+
+
+def _leaves_nothing(command: str) -> bool:
+    if _DDL.match(command):
+        return not _TEMPORARY.search(command) and not keeps_session_state(command)
+    return text_leaves_nothing(command)

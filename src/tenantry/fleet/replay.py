@@ -27,6 +27,7 @@ from sqlalchemy import Connection, Engine, event
 
 from ..backends.versions import STEPS_TABLE, read_heads
 from ..errors import MigrationError
+from ..routing.statements import commands, ends_transaction
 from .plan import Step
 from .statements import run
 from .steps import LIVE, alone, label, make_table, mark, table_of, unmark
@@ -177,6 +178,9 @@ class Replay:
     def send(self, cursor: Any, statement: str, parameters: Any, context: Any, do: Any) -> bool:
         """Send or pass over a statement; false: it is nothing to be remembered."""
         word, sort = sort_of(statement, commits_ddl=self._commits_ddl)
+        if self._place.server.kind == "postgresql" and len(commands(statement)) > 1:
+            # What stands before a COMMIT in one text is committed without a note.
+            sort = Sort.SESSION if ends_transaction(statement) else sort
         if sort is Sort.READ or self._ended:
             return False
         if sort is Sort.COMMIT:

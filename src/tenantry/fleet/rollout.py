@@ -239,7 +239,7 @@ def _look(
             _all(place, Outcome(place.name, "done", value=value), emit)
         else:
             todo.append(Todo(place, standing, was_seen=True))
-            if work.can_send(place, standing.heads or ()) and not standing.interrupted:
+            if work.can_share(place, standing.heads or ()) and not standing.interrupted:
                 todo[-1].alike = (place.server.name, place.database, standing.heads)
     return todo
 
