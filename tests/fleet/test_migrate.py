@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack, closing
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,15 @@ import pytest
 from sqlalchemy import event, text
 from sqlalchemy.engine import Engine
 
-from tenantry.fleet import Access, Journal, Place, Settings, migrate_tenants, migration_status
+from tenantry.fleet import (
+    Access,
+    Journal,
+    Place,
+    Settings,
+    migrate_tenants,
+    migration_status,
+    pause,
+)
 from tenantry.fleet.access import open_file
 from tenantry.fleet.apply import MovedOnError, apply, apply_together
 from tenantry.fleet.fingerprint import shapes_of
@@ -262,4 +271,36 @@ def test_those_in_use_are_tried_again_one_by_one(
     assert sorted(each.tenant_id for each in report.of("failed")) == fleet.ids[4:]
     assert {each.error_type for each in report.of("failed")} == {"LockedError"}
     assert together == []
+    assert migrate_tenants(fleet.tenancy, scripts).ok
+
+
+@pytest.mark.parametrize("kind", ["postgresql-schema", "sqlite"], indirect=True)
+def test_a_pause_while_tables_are_in_use_loses_nobody(
+    make_fleet: MakeFleet, tmp_path: Path
+) -> None:
+    """Who waits for another try is reported as in use, as it was at the last one."""
+    fleet = make_fleet(3)
+    scripts = migrated(fleet, tmp_path, TABLE, to="f1")
+    settings = Settings("f2", lock_timeout=0.05, lock_rounds=30)
+    with ExitStack() as stack:
+        journal = stack.enter_context(Journal(tmp_path / "journal.db"))
+        for tenant_id in fleet.ids:
+            connection = stack.enter_context(fleet.connect(tenant_id))
+            connection.execute(text("INSERT INTO notes (id) VALUES (1)"))
+        threads = stack.enter_context(ThreadPoolExecutor(1))
+        migration = threads.submit(
+            migrate_tenants,
+            fleet.tenancy,
+            scripts,
+            settings=settings,
+            canary=0,
+            workers=1,
+            journal=journal,
+        )
+        time.sleep(0.8)  # all were tried once; without a pause it would go on for minutes
+        assert pause(journal) == 1
+        report = migration.result(timeout=60)
+    assert {each.tenant_id: each.error_type for each in report.outcomes} == dict.fromkeys(
+        fleet.ids, "LockedError"
+    )
     assert migrate_tenants(fleet.tenancy, scripts).ok

@@ -159,8 +159,9 @@ def apply_together(
     """
     first = places[0]
     own = not all(step.leaves_nothing for step in steps)
+    several = len(places) > 1
     name = uuid4().hex
-    parts = [start_clock(name)] if len(places) > 1 else []
+    parts = [start_clock(name)] if several else []
     for number, place in enumerate(places, 1):
         parts += _message(place, steps, table, lock_timeout, number, len(places))
     with access.connect(first.server, first.database, autocommit=True, own=own) as connection:
@@ -168,7 +169,7 @@ def apply_together(
             send(connection, "".join(parts))
         except Exception as error:  # whatever it is, those before it are done
             try:
-                seconds = _seconds(connection, name) if len(places) > 1 else []
+                seconds = _seconds(connection, name) if several else []
                 if seconds or len(steps) > 1:
                     run(connection, FLUSH)
             except Exception:  # the session is gone, and the first error says why
@@ -182,7 +183,7 @@ def apply_together(
             problem.__cause__ = error
             connection.invalidate()  # a session in doubt is not kept
             return seconds, problem
-        return (_seconds(connection, name) if len(places) > 1 else [0.0]), None
+        return (_seconds(connection, name) if several else [0.0]), None
 
 
 def _seconds(connection: Connection, message: str) -> list[float]:

@@ -91,12 +91,14 @@ class Work:
         return standing
 
     def plan(self, place: Place, heads: tuple[str, ...]) -> Plan:
+        """The way of *place* from *heads* to the target; see :meth:`Scripts.plan`."""
         dialect = self.dialect(place.server, place.database)
         return self.scripts.plan(
             heads, self.settings.target, dialect, downgrade=self.settings.downgrade
         )
 
     def dialect(self, server: Server, database: str | None) -> Dialect:
+        """What *server* speaks, asked of it once."""
         dialect = self._dialects.get(server.name)
         if dialect is None:
             where = None if server.kind == "sqlite" else database

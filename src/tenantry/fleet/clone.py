@@ -4,15 +4,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import sqlite3
 from typing import TYPE_CHECKING
-from urllib.parse import quote
 
 from sqlalchemy import Connection, text
 
 from ..backends import SQLite
 from ..errors import ProvisionError
-from .access import Access, Place
+from .access import Access, Place, open_file
 from .drift import creation, differences
 from .filling import fill, in_order, insert_rows, sequence_states, set_sequences
 from .fingerprint import shape_of
@@ -96,9 +96,10 @@ def _copy(access: Access, source: Place, place: Place, rows: bool, keep: tuple[s
 
 def _copy_file(source: Place, place: Place, rows: bool, keep: tuple[str, ...]) -> None:
     """By SQLite's own backup: whole, also while others write."""
-    reading = sqlite3.connect(f"file:{quote(str(source.file()))}?mode=rw", uri=True, timeout=10.0)
-    copy = sqlite3.connect(":memory:", isolation_level=None)
-    try:
+    with (
+        open_file(source, timeout=10.0) as reading,
+        contextlib.closing(sqlite3.connect(":memory:", isolation_level=None)) as copy,
+    ):
         reading.backup(copy)
         if not rows:
             names = copy.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall()
@@ -111,6 +112,3 @@ def _copy_file(source: Place, place: Place, rows: bool, keep: tuple[str, ...]) -
         copy.execute("VACUUM INTO ?", (str(draft),))
         replace_file(place.file(), draft.read_bytes())
         draft.unlink()
-    finally:
-        copy.close()
-        reading.close()

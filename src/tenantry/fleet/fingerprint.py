@@ -13,13 +13,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
-from urllib.parse import quote
 
 from sqlalchemy import bindparam, text
 
 from ..backends import SQLite
 from ..backends.catalogs import LEFT_OUT, MYSQL, in_schemas
-from .access import Access, Place, missing
+from .access import Access, Place, open_file
 from .statements import run
 
 __all__ = ["Item", "Shape", "shape_of", "shapes_of"]
@@ -172,14 +171,8 @@ _CHECK = re.compile(r"\bCHECK\s*\(", re.IGNORECASE)
 
 
 def _of_file(place: Place) -> Shape:
-    file = place.file()
-    if not file.exists():
-        raise missing(place)
-    connection = sqlite3.connect(f"file:{quote(str(file))}?mode=rw", uri=True, timeout=5.0)
-    try:
-        return _shape(_file_items(connection))
-    finally:
-        connection.close()
+    with open_file(place, timeout=5.0) as file:
+        return _shape(_file_items(file))
 
 
 def _file_items(connection: sqlite3.Connection) -> Iterable[Item]:

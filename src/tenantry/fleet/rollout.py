@@ -128,20 +128,10 @@ def migrate_tenants(
             emit.run = run
         for tenant in busy:
             emit(Outcome(tenant.id, "skipped", error=f"it is {tenant.state.value}"))
-        # Files and databases are opened one by one. Who works on them looks first, and so opens
-        # them once; here only as many are looked at as the canary takes.
-        unseen: deque[Place] = deque()
         if executor is None and wave is None and not dry_run:
-            unseen.extend(filter(is_asked_alone, places))
-            places = [place for place in places if not is_asked_alone(place)]
-        may_assume = work.can_send if executor is None and wave is None and not dry_run else None
-        todo = _look(work, places, emit, workers, dry_run=dry_run, may_assume=may_assume)
-        part = workers
-        while unseen and len(todo) < canary:
-            some = [unseen.popleft() for _ in range(min(part, len(unseen)))]
-            todo += _look(work, some, emit, workers)
-            part *= 2
-        todo += [Todo(place, alike=place.server.name) for place in unseen]
+            todo = _look_at_some(work, places, emit, workers, canary)
+        else:
+            todo = _look(work, places, emit, workers, dry_run=dry_run)
         stopped, left = _waves(
             todo,
             _step(work, executor, source),
@@ -244,6 +234,25 @@ def _look(
     return todo
 
 
+def _look_at_some(
+    work: Work, places: Sequence[Place], emit: _Emitter, workers: int, canary: int
+) -> list[Todo]:
+    """As :func:`_look`, at no more than is needed to begin; who works on the others looks first.
+
+    Of many schemas a sample says where the others are taken to stand. Files and databases are
+    looked at until there is work for *canary* of them: the others are opened only once.
+    """
+    unseen = deque(filter(is_asked_alone, places))
+    several = [place for place in places if not is_asked_alone(place)]
+    todo = _look(work, several, emit, workers, may_assume=work.can_send)
+    part = workers
+    while unseen and len(todo) < canary:
+        some = [unseen.popleft() for _ in range(min(part, len(unseen)))]
+        todo += _look(work, some, emit, workers)
+        part *= 2
+    return todo + [Todo(place, alike=place.server.name) for place in unseen]
+
+
 def _all(place: Place, outcome: Outcome, emit: _Emitter) -> None:
     for tenant in place.tenants:
         emit(replace(outcome, tenant_id=tenant.id))
@@ -286,7 +295,7 @@ def _waves(
         failures += is_failure(outcome)
         _all(by_name[outcome.tenant_id].place, outcome, emit)
 
-    def go(some: Sequence[Todo], allowed: int) -> str | None:
+    def go(some: Sequence[Todo], allowed: int) -> tuple[str | None, list[Todo]]:
         line = Line(
             some,
             group=lambda each: each.place.server.name,
@@ -297,13 +306,12 @@ def _waves(
             keep_on=keep_on,
         )
         report = run_line(line, step, workers=workers, on_outcome=one, is_failure=is_failure)
-        left.extend(line.left)
-        return report.stopped
+        return report.stopped, line.left
 
     while waves and stopped is None:
         is_canary = len(waves) > 1 and canary > 0 and not emit.after_canary
         allowed = 0 if is_canary else failure_budget
-        stopped = go(waves.pop(0), allowed)
+        stopped, left = go(waves.pop(0), allowed)
         emit.after_canary = True
         if failures > allowed and (stopped or waves):
             stopped = "canary" if is_canary else "failures"
@@ -312,9 +320,11 @@ def _waves(
             break
         # Not everybody at once again, and not in step with another migrator.
         time.sleep(min(30.0, 0.25 * 2**round_) * (0.5 + random.random()))  # noqa: S311
-        again = [by_name[name] for name in locked]
+        before = dict(locked)
         locked.clear()
-        stopped = go(again, failure_budget)
+        stopped, not_begun = go([by_name[name] for name in before], failure_budget)
+        # They were in use when they were tried last.
+        locked.update((each.place.name, before[each.place.name]) for each in not_begun)
     for outcome in locked.values():
         _all(by_name[outcome.tenant_id].place, outcome, emit)
     return stopped, left + [each for wave_ in waves for each in wave_]

@@ -58,7 +58,11 @@ class Outcome:
 
 @dataclass
 class Report:
-    """What came of all tenants, in the order in which they ended."""
+    """What came of all tenants, in the order in which they ended.
+
+    *stopped* says why tenants were left out: ``canary`` and ``failures`` (a canary failed, or more
+    did than the budget allows), ``paused``; ``None``: none was.
+    """
 
     outcomes: list[Outcome] = field(default_factory=list)
     seconds: float = 0.0

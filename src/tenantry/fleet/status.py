@@ -13,10 +13,9 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection
 
 from ..backends import SQLite
-from ..backends.places import places_of
 from ..backends.versions import (
     STEPS_TABLE,
     heads_of_databases,
@@ -135,20 +134,13 @@ def _ask(
             return _of_sets(connection, group, table, lambda place: place.schema or "", may_assume)
     try:
         # As a batch of a migration connects, which may come next.
-        with access.connect(first.server, first.database, autocommit=True) as connection:
-            if first.schema is not None and not _has_schema(connection, first):
-                return {first.key: Standing()}
+        with access.enter(first, autocommit=True) as connection:
             heads = heads_in(connection, first, table)
             exists, _ = read_heads(first.backend, STEPS_TABLE, first.schema)
             begun = run(connection, exists).first() is not None
             return {first.key: Standing(heads, interrupted=begun)}
     except PlacementMissingError:
         return {first.key: Standing()}
-
-
-def _has_schema(connection: Connection, place: Place) -> bool:
-    query, parameters = places_of(place.backend).schema_exists(place.schema or "")
-    return connection.execute(text(query), dict(parameters)).first() is not None
 
 
 def _of_sets(
