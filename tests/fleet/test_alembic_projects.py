@@ -22,6 +22,7 @@ from tenantry import Tenancy
 from tenantry.errors import ConfigurationError
 from tenantry.fleet import Scripts, migrate_tenants, migration_status, new_revision
 from tenantry.fleet.migrate import offline_dialect
+from tests.fleet.conftest import MakeFleet
 from tests.fleet.fleets import EXAMPLE, Fleet, fleet_of, project
 
 REVISION = """
@@ -70,6 +71,39 @@ def test_the_version_table_of_env_py_is_used(fleet: Fleet, tmp_path: Path) -> No
     )
     assert migrate_tenants(fleet.tenancy, Scripts(ini)).ok
     assert fleet.rows("t000", "SELECT version_num FROM shop_version") == [("one",)]
+
+
+@pytest.mark.parametrize(
+    ("kind", "works"),
+    [("postgresql-schema", False), ("postgresql-database", True), ("mariadb", False)],
+)
+def test_a_version_table_for_all_is_refused(
+    make_fleet: MakeFleet, tmp_path: Path, works: bool
+) -> None:
+    fleet = make_fleet(2)
+    ini = project(tmp_path, {"one": "op.create_table('notes', sa.Column('a', sa.Integer))"})
+    (tmp_path / "migrations" / "env.py").write_text(
+        "from tenantry.fleet import alembic_env\nalembic_env.run(version_table_schema='public')\n",
+        encoding="utf-8",
+    )
+    scripts = Scripts(ini)
+    report = migrate_tenants(fleet.tenancy, scripts)
+    found = migration_status(fleet.tenancy, scripts)
+    if works:
+        assert len(report.of("done")) == 2
+        assert [each.behind for each in found] == [0, 0]
+        return
+    for error in (*(each.error for each in report.outcomes), *(e.standing.error for e in found)):
+        assert "leave it out: each tenant has a version table" in (error or "")
+    on_one = ("-x", f"file={fleet.file}", "-x", "tenant=t000")
+    done = subprocess.run(
+        [sys.executable, "-m", "alembic", "-c", str(ini), *on_one, "upgrade", "head"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode != 0
+    assert "leave it out" in done.stderr
 
 
 @pytest.mark.filterwarnings("ignore:'get_engine' is deprecated")  # Flask-Migrate's template

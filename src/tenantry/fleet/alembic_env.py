@@ -15,6 +15,7 @@ from ..tenancy import Tenancy
 from .access import Access, Place
 from .application import find_source
 from .locks import holding
+from .migrate import check_version_table
 
 __all__ = ["run"]
 
@@ -27,7 +28,7 @@ def run(target_metadata: Any = None, *, tenancy: Tenancy | None = None, **option
     that. *options* go to Alembic's ``context.configure``.
 
     Raises:
-        ConfigurationError: No tenant is named.
+        ConfigurationError: No tenant is named, or *options* would give all one version table.
         UnknownTenantError: There is no such tenant.
         PlacementMissingError: Its place does not exist.
     """
@@ -44,6 +45,7 @@ def run(target_metadata: Any = None, *, tenancy: Tenancy | None = None, **option
         tenancy = find_source(arguments.get("app"), arguments.get("file")).load()
     with Access(tenancy.servers) as access:
         place = _place(access, tenancy, attributes.get("tenantry_tenant"), arguments)
+        check_version_table(place, options)
         if context.is_offline_mode():
             _write_sql(access, place, options)
             return

@@ -26,7 +26,7 @@ from .apply import (
     check_interrupted,
     translated,
 )
-from .migrate import Scripts, offline_dialect
+from .migrate import Scripts, check_version_table, offline_dialect
 from .plan import Plan
 from .runner import Bundled, Outcome, Status, describe
 from .status import Standing, look_into, standings
@@ -92,6 +92,7 @@ class Work:
 
     def plan(self, place: Place, heads: tuple[str, ...]) -> Plan:
         """The way of *place* from *heads* to the target; see :meth:`Scripts.plan`."""
+        check_version_table(place, self.scripts.options)
         dialect = self.dialect(place.server, place.database)
         return self.scripts.plan(
             heads, self.settings.target, dialect, downgrade=self.settings.downgrade

@@ -10,7 +10,7 @@ from __future__ import annotations
 import io
 import re
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache, cached_property
 from pathlib import Path
@@ -35,8 +35,9 @@ from .runner import describe
 
 if TYPE_CHECKING:
     from ..tenancy import Tenancy
+    from .access import Place
 
-__all__ = ["Scripts", "new_revision"]
+__all__ = ["Scripts", "check_version_table", "new_revision"]
 
 #: Alembic's proxies are module globals: one thread at a time.
 ALEMBIC_LOCK = threading.RLock()
@@ -296,6 +297,21 @@ class Scripts:
             finally:
                 self.config.attributes.pop("tenantry", None)
         return {key: value for key, value in learned.items() if key not in _MINE}
+
+
+def check_version_table(place: Place, options: Mapping[str, Any]) -> None:
+    """Refuse options of Alembic's by which tenants would share a version table.
+
+    Raises:
+        ConfigurationError: They name a schema for it.
+    """
+    schema = options.get("version_table_schema")
+    own_default = place.server.kind == "postgresql" and place.schema is None
+    if schema and not (own_default and schema == "public"):
+        raise ConfigurationError(
+            f"env.py names version_table_schema={schema!r}, where all tenants would share one "
+            "version; leave it out: each tenant has a version table in its own place"
+        )
 
 
 def new_revision(
