@@ -208,6 +208,7 @@ def test_what_was_refused_is_refused_again(
         (outcome,) = migrate_tenants(fleet.tenancy, scripts).outcomes
         assert outcome.status == "failed"
         assert "g2" in (outcome.error or "")
+        assert "goes on from there" in (outcome.error or "")
     fleet.execute("t000", undo)
     migrate_tenants(fleet.tenancy, scripts).raise_if_failed()
 

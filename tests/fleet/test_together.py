@@ -129,6 +129,7 @@ def test_who_fails_is_named_and_the_others_arrive(
     assert max(bundles) > 1
     assert sorted(each.tenant_id for each in report.of("failed")) == bad
     assert all("m3" in (each.error or "") for each in report.of("failed"))
+    assert all("was rolled back" in (each.error or "") for each in report.of("failed"))
     assert len(report.of("done")) == COUNT - len(bad)
     assert behind(fleet, scripts) == bad
     for tenant_id in bad:

@@ -273,7 +273,8 @@ def _apply_online(
                 connection.rollback()
             if isinstance(error, MigrationError):
                 raise
-            raise translated(error, place, step.revision) from error
+            left = replay.has_notes
+            raise translated(error, place, step.revision, rolled_back=not left) from error
         if heads_in(connection, place, scripts.version_table) != step.after:
             raise MigrationError(
                 f"revision {step.revision} of tenant {place.name!r} came to its end, but its "
@@ -308,7 +309,7 @@ def _apply_stepwise(
                 else:
                     _statements(connection, place, step, at, following)
             except Exception as error:
-                raise translated(error, place, step.revision) from error
+                raise translated(error, place, step.revision, rolled_back=False) from error
             at = _BEGINNING
         unmark(connection, place)
 
@@ -431,8 +432,10 @@ def _set_lock_timeout(connection: Connection, place: Place, seconds: float) -> N
         connection.commit()
 
 
-def translated(error: BaseException, place: Place, revision: str) -> MigrationError:
-    """What an error of a database means for a migration."""
+def translated(
+    error: BaseException, place: Place, revision: str, *, rolled_back: bool = True
+) -> MigrationError:
+    """What an error of a database means for a migration, of which nothing is left or a part."""
     state = sqlstate(error)
     text = str(error)
     if (
@@ -442,8 +445,10 @@ def translated(error: BaseException, place: Place, revision: str) -> MigrationEr
     ):
         return LockedError(tenant_id=place.name)
     what = f"revision {revision}" if revision else "a revision"
+    came_to = "was rolled back" if rolled_back else "stopped there"
+    again = "" if rolled_back else ", which goes on from there"
     return MigrationError(
-        f"{what} failed on tenant {place.name!r} and was rolled back: {describe(error)}; "
-        "repair the cause and run the same command again",
+        f"{what} failed on tenant {place.name!r} and {came_to}: {describe(error)}; "
+        f"repair the cause and run the same command again{again}",
         tenant_id=place.name,
     )

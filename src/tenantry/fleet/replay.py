@@ -169,6 +169,11 @@ class Replay:
             unmark(self._connection, self._place)
             self._connection.commit()
 
+    @property
+    def has_notes(self) -> bool:
+        """Whether something may be committed of a revision that is not at its end."""
+        return self._has_table
+
     def end(self, **_: Any) -> None:
         """The version row is written: what is committed from here on is the whole revision."""
         self._ended = True
