@@ -16,6 +16,7 @@ from tenantry import Tenant
 from tenantry.errors import CallerError
 from tenantry.fleet import Journal, Selection, call, run_program, sql
 from tests.canary import CANARY
+from tests.fleet.conftest import MakeFleet
 from tests.fleet.fleets import Fleet, fleet_of, kill
 
 FUNCTION = """
@@ -167,3 +168,17 @@ def test_a_killed_run_goes_on_and_names_who_is_in_doubt(fleet: Fleet, tmp_path: 
     assert alone.returncode == 0, alone.stderr
     assert fleet.run(*arguments, "--resume").returncode == 2
     assert (tmp_path / ".tenantry" / "journal.db").stat().st_size
+
+
+def test_a_dry_run_ends_nothing(make_fleet: MakeFleet) -> None:
+    """Whoever commits within his statement would have done it."""
+    fleet = make_fleet(2)
+    for each in fleet.ids:
+        fleet.execute(each, "CREATE TABLE notes (body VARCHAR(9))", "INSERT INTO notes VALUES (1)")
+    everybody = Selection().of(fleet.tenancy.tenants())
+    for statement in ("DELETE FROM notes; COMMIT", "/* why */ commit"):
+        with pytest.raises(CallerError, match="a dry run is rolled back"):
+            sql(fleet.tenancy, statement, tenants=everybody, dry_run=True)
+    assert sql(fleet.tenancy, "DELETE FROM notes", tenants=everybody, dry_run=True).ok
+    for each in fleet.ids:
+        assert fleet.rows(each, "SELECT body FROM notes") == [("1",)]

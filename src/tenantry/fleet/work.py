@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ..errors import CallerError, FleetError
+from ..routing.statements import ends_transaction
 from ..tenant import Tenant
 from .application import import_named
 from .journal import Journal, Run
@@ -41,7 +42,15 @@ def sql(
     *limit* rows, or ``{"rowcount": n}``. A colon is only a colon. With *dry_run* the
     transaction is rolled back (DDL on MySQL and MariaDB cannot be, so it is not run at all).
     *journal* and *resume* are as for :func:`call`.
+
+    Raises:
+        CallerError: A dry run of what ends its transaction; or as :func:`call`.
     """
+    if dry_run and ends_transaction(statement):
+        raise CallerError(
+            "a dry run is rolled back, and this statement begins or ends a transaction by itself; "
+            "leave that out"
+        )
 
     def body(tenant: Tenant) -> dict[str, Any]:
         if dry_run and tenancy.servers[tenant.placement.server].kind == "mysql":
