@@ -401,25 +401,22 @@ def test_what_is_reported_survives_a_crash_of_the_server(tmp_path: Path) -> None
         tenancy = Tenancy(MappingDirectory(tenants), {"main": server})
         engine = create_engine(url)
 
-        def process(kind: str) -> int:
-            ((pid,),) = address.execute(
-                "SELECT pid FROM pg_stat_activity WHERE pid <> pg_backend_pid() "
-                f"AND backend_type = '{kind}'"
-            )
-            return int(pid)
-
-        with Access(tenancy.servers, keep=1) as access:
+        with Access(tenancy.servers, keep=1) as access, engine.connect() as bystander:
             places = [access.place(each) for each in tenants]
             with access.connect(server, autocommit=True) as connection:
                 connection.exec_driver_sql("".join(f"CREATE SCHEMA {each};" for each in ids))
+            backend = bystander.execute(text("SELECT pg_backend_pid()")).scalar_one()
             plan = Work(access, scripts, Settings("m3")).plan(places[0], ())
             address.execute("CREATE TABLE t7.things (mine int)")
-            writer, session = process("walwriter"), process("client backend")
+            ((writer,),) = address.execute(
+                "SELECT pid FROM pg_stat_activity WHERE backend_type = 'walwriter'"
+            )
             os.kill(writer, signal.SIGSTOP)  # it brings to the disk what nobody waits for
             seconds, problem = apply_together(access, places, plan.steps, "alembic_version", 2.0)
             assert len(seconds) == 7
             assert "t7" in str(problem)
-            os.kill(session, signal.SIGKILL)  # the server starts anew, from its log
+            os.kill(backend, signal.SIGKILL)  # the server starts anew, from its log
+            bystander.invalidate()
             time.sleep(0.5)
             os.kill(writer, signal.SIGCONT)
         engine.dispose()
