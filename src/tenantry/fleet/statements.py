@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+from functools import partial
 from typing import Any
 
 from sqlalchemy import Connection
+
+from ..routing.send import send_blocking
 
 __all__ = ["exec_all", "run", "send"]
 
@@ -25,13 +28,12 @@ def send(connection: Connection, message: str) -> None:
     """Straight to the driver: a message of several statements is nothing SQLAlchemy looks at."""
     driver: Any = connection.connection.driver_connection
     if getattr(driver, "prepare_threshold", None) is not None:
-        driver.prepare_threshold = None  # several commands cannot be prepared
-    cursor = driver.cursor()
-    try:
-        cursor.execute(message)
-    except BaseException:
-        with contextlib.suppress(Exception):
-            cursor.execute("ROLLBACK")
-        raise
-    finally:
-        cursor.close()
+        driver.prepare_threshold = None  # what is prepared would be met by another place
+    with contextlib.closing(driver.cursor()) as cursor:
+        execute = partial(send_blocking, driver) if hasattr(driver, "pgconn") else cursor.execute
+        try:
+            execute(message)
+        except BaseException:
+            with contextlib.suppress(Exception):
+                execute("ROLLBACK")
+            raise

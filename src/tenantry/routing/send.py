@@ -10,7 +10,7 @@ from collections.abc import Generator
 from functools import cache
 from typing import Any
 
-__all__ = ["send", "send_async"]
+__all__ = ["send", "send_async", "send_blocking"]
 
 
 def send(connection: Any, message: str) -> None:
@@ -23,6 +23,16 @@ async def send_async(connection: Any, message: str) -> None:
     """The same on its ``AsyncConnection``."""
     async with connection.lock:
         await connection.wait(_sending(connection, message))
+
+
+def send_blocking(connection: Any, message: str) -> None:
+    """The same for many statements: libpq reads the answers, and no signal is heard meanwhile."""
+    _, error_from_result, fine = _psycopg()
+    encoding = connection.info.encoding
+    with connection.lock:
+        result = connection.pgconn.exec_(message.encode(encoding))
+    if result.status not in fine:
+        raise error_from_result(result, encoding=encoding)
 
 
 def _sending(connection: Any, message: str) -> Generator[Any, Any, None]:
