@@ -303,4 +303,5 @@ def test_a_pause_while_tables_are_in_use_loses_nobody(
     assert {each.tenant_id: each.error_type for each in report.outcomes} == dict.fromkeys(
         fleet.ids, "LockedError"
     )
+    assert report.stopped == "paused"
     assert migrate_tenants(fleet.tenancy, scripts).ok

@@ -183,9 +183,8 @@ class Replay:
     def send(self, cursor: Any, statement: str, parameters: Any, context: Any, do: Any) -> bool:
         """Send or pass over a statement; false: it is nothing to be remembered."""
         word, sort = sort_of(statement, commits_ddl=self._commits_ddl)
-        if self._place.server.kind == "postgresql" and len(commands(statement)) > 1:
-            # What stands before a COMMIT in one text is committed without a note.
-            sort = Sort.SESSION if ends_transaction(statement) else sort
+        if self._is_several(statement) and ends_transaction(statement):
+            sort = Sort.SESSION  # what stands before a COMMIT in it is committed without a note
         if sort is Sort.READ or self._ended:
             return False
         if sort is Sort.COMMIT:
@@ -353,6 +352,10 @@ class Replay:
                 f"DELETE FROM {table_of(self._place)} WHERE position = {sent.number}",
             )
             self._commit()
+
+    def _is_several(self, statement: str) -> bool:
+        is_possible = self._place.server.kind == "postgresql" and ";" in statement
+        return is_possible and len(commands(statement)) > 1
 
     # The connection -------------------------------------------------------------------------
 

@@ -322,9 +322,9 @@ def _waves(
         time.sleep(min(30.0, 0.25 * 2**round_) * (0.5 + random.random()))  # noqa: S311
         before = dict(locked)
         locked.clear()
-        stopped, not_begun = go([by_name[name] for name in before], failure_budget)
-        # They were in use when they were tried last.
-        locked.update((each.place.name, before[each.place.name]) for each in not_begun)
+        stopped, left = go([by_name[name] for name in before], failure_budget)
+        # Who was not begun was in use when it was tried last.
+        locked.update((each.place.name, before[each.place.name]) for each in left)
     for outcome in locked.values():
         _all(by_name[outcome.tenant_id].place, outcome, emit)
     return stopped, left + [each for wave_ in waves for each in wave_]
