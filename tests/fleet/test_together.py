@@ -221,6 +221,7 @@ def test_a_revision_that_loses_its_place_fails(fleet: Fleet, tmp_path: Path) -> 
     bring_all(fleet, scripts, "m3").raise_if_failed()
     report = bring_all(fleet, scripts, "m4", failure_budget=COUNT, canary=0)
     assert len(report.of("failed")) == COUNT
+    assert "revision m4 failed" in (report["t007"].error or "")
     assert "alembic_version" in (report["t007"].error or "")
     assert behind(fleet, scripts) == fleet.ids
 

@@ -257,7 +257,8 @@ def bring(
             assert now.heads is not None
             in_vain += now.heads == plan.before
             if in_vain > 9:  # it is where it was expected, and a revision says that it is not
-                raise translated(error.__cause__ or error, place, "") from error
+                named = plan.steps[0].revision if len(plan.steps) == 1 else ""
+                raise translated(error.__cause__ or error, place, named) from error
             plan = work.plan(place, now.heads)
             interrupted = now.interrupted
     return value_of(applied, plan)
