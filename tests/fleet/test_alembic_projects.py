@@ -20,7 +20,7 @@ from sqlalchemy import Dialect, create_engine
 
 from tenantry import Tenancy
 from tenantry.errors import ConfigurationError
-from tenantry.fleet import Scripts, migrate_tenants, migration_status, new_revision
+from tenantry.fleet import Scripts, Settings, migrate_tenants, migration_status, new_revision
 from tenantry.fleet.migrate import offline_dialect
 from tests.fleet.conftest import MakeFleet
 from tests.fleet.fleets import EXAMPLE, Fleet, fleet_of, project
@@ -71,6 +71,25 @@ def test_the_version_table_of_env_py_is_used(fleet: Fleet, tmp_path: Path) -> No
     )
     assert migrate_tenants(fleet.tenancy, Scripts(ini)).ok
     assert fleet.rows("t000", "SELECT version_num FROM shop_version") == [("one",)]
+
+
+@pytest.mark.parametrize("target", ["nowhere", "nowhere@head", "nowhere+1"])
+def test_a_target_that_is_no_revision_is_told_once(
+    fleet: Fleet, tmp_path: Path, target: str
+) -> None:
+    """A slip of the pen is not a thousand tenants' failure."""
+    scripts = Scripts(project(tmp_path))
+    with pytest.raises(ConfigurationError, match=r"'nowhere'; `alembic history` lists"):
+        migrate_tenants(fleet.tenancy, scripts, settings=Settings(target))
+    with pytest.raises(ConfigurationError, match=r"'nowhere'; `alembic history` lists"):
+        migration_status(fleet.tenancy, scripts, target=target)
+    for good in ("0003", "+2", "0004-1", "base", "head"):
+        down = Settings(good, downgrade=good == "base")
+        migrate_tenants(fleet.tenancy, scripts, settings=down, dry_run=True)
+    ini = str(tmp_path / "example" / "alembic.ini")
+    done = fleet.run("migrate", "--config", ini, "--to", target)
+    assert done.returncode == 2
+    assert done.stderr.count("nowhere") == 1
 
 
 @pytest.mark.parametrize(

@@ -49,6 +49,8 @@ _MARK = re.compile(
     r"(?:(?P<begin>BEGIN|START\s+TRANSACTION)|COMMIT|END)(?:\s+(?:WORK|TRANSACTION))?",
     re.IGNORECASE,
 )
+# "+1", "ae10-2", "branch@+1": so many steps from somewhere, or from where a tenant stands.
+_RELATIVE = re.compile(r"(?P<to>.*)[+-]\d+")
 _GOES_ROUND = re.compile(r"cursor|driver_connection|dbapi_connection|create_engine")
 _MINE = ("script", "fn", "as_sql", "starting_rev", "destination_rev", "output_buffer", "tag")
 
@@ -104,12 +106,24 @@ class Scripts:
         try:
             found = self.directory.get_revisions(target)
         except CommandError as error:
-            raise ConfigurationError(str(error)) from None
+            raise ConfigurationError(f"{error}; `alembic history` lists the revisions") from None
         return tuple(sorted(str(each.revision) for each in found))
 
     def target(self, asked: str | None, branch: str = "tenant") -> str:
-        """What is migrated to: *asked*, else the head of *branch* if there is one, else heads."""
+        """What is migrated to: *asked*, else the head of *branch* if there is one, else heads.
+
+        Raises:
+            ConfigurationError: No revision is called what is *asked*.
+        """
         if asked:
+            relative = _RELATIVE.fullmatch(asked)
+            try:
+                self.heads(asked)
+            except ConfigurationError:
+                if relative is None:
+                    raise
+                if relative["to"]:
+                    self.heads(relative["to"].removesuffix("@"))
             return asked
         return f"{branch}@head" if branch in self._branches else "heads"
 

@@ -105,9 +105,10 @@ def migrate_tenants(
     process gets its own Tenancy.
 
     Raises:
-        ConfigurationError: An executor without a source.
+        ConfigurationError: An executor without a source, or the target is no revision.
     """
     settings = settings or Settings(scripts.target(None))
+    scripts.target(settings.target)  # there is one
     if executor is not None and source is None:
         raise ConfigurationError(
             "work in other processes needs source=Source(app='module:tenancy'): no Tenancy and "
