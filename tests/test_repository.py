@@ -32,6 +32,18 @@ def test_a_lock_has_hashes_and_no_addresses(lock: Path) -> None:
     assert not re.search(r"^ *(-i|-f|--index|--extra-index|--find-links)", text, re.MULTILINE)
 
 
+def test_what_a_lock_holds_is_installed_and_nothing_beside_it() -> None:
+    """With its dependencies, pip refuses a lock once one of them has a newer version."""
+    lines = [
+        line
+        for file in (".ci/venv", "examples/superset/environment.py", "examples/superset/Dockerfile")
+        for line in (ROOT / file).read_text(encoding="utf-8").splitlines()
+        if "--require-hashes" in line
+    ]
+    assert len(lines) == 3
+    assert all("--no-deps" in line for line in lines)
+
+
 def test_the_readme_is_read_in_one_sitting() -> None:
     assert len((CHECKOUT / "README.md").read_text().splitlines()) < 150
 

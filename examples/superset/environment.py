@@ -42,12 +42,14 @@ def superset_python() -> Path:
     uv = shutil.which("uv")
     if uv and subprocess.run([uv, "--version"], capture_output=True, check=False).returncode:
         uv = None  # a shim for a version that is not there
+    # The lock holds everything; pip would look beside it for what is asked for with an extra.
+    exactly = ("install", "--quiet", "--no-deps", "--require-hashes", "-r", LOCK)
     if uv:
         run(uv, "venv", "--quiet", "--python", base, directory)
-        run(uv, "pip", "install", "--quiet", "--python", python, "--require-hashes", "-r", LOCK)
+        run(uv, "pip", *exactly, "--python", python)
     else:
         make_environment(base, directory)
-        run(python, "-m", "pip", "install", "--quiet", "--require-hashes", "-r", LOCK)
+        run(python, "-m", "pip", *exactly)
     site = next((directory / "lib").glob("python3.*/site-packages"))
     (site / "tenantry-checkout.pth").write_text(f"{CHECKOUT / 'src'}\n")
     (directory / "complete").touch()
