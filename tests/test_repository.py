@@ -37,7 +37,7 @@ def test_what_a_lock_holds_is_installed_and_nothing_beside_it() -> None:
     lines = [
         line
         for file in (".ci/venv", "examples/superset/environment.py", "examples/superset/Dockerfile")
-        for line in (ROOT / file).read_text(encoding="utf-8").splitlines()
+        for line in (CHECKOUT / file).read_text(encoding="utf-8").splitlines()
         if "--require-hashes" in line
     ]
     assert len(lines) == 3
