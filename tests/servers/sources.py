@@ -64,7 +64,7 @@ class Installation:
         """What a program needs to find the libraries that were fetched with it."""
         if self.root == Path("/"):
             return {}
-        folders = sorted({str(library.parent) for library in self.root.glob("**/lib*.so.*")})
+        folders = sorted({str(library.parent) for library in self.root.glob("**/lib*.so*")})
         return {"LD_LIBRARY_PATH": ":".join(folders)}
 
     def within_reach(self, directory: Path) -> Installation:

@@ -53,3 +53,12 @@ def test_what_another_run_has_put_there_stays(unpacked: Unpacked) -> None:
     kept = unpacked("kept", "serverd", "prepare")
     keep(unpacked("new", "serverd", "prepare"), kept, PROGRAMS)
     assert "echo kept" in (kept / "usr" / "bin" / "serverd").read_text()
+
+
+def test_libraries_are_found_wherever_they_were_unpacked(tmp_path: Path) -> None:
+    """Also one that has no version behind its name, as libpulse's own."""
+    for library in ("one/libx.so.1", "two/libpulsecommon-16.1.so", "three/readme.txt"):
+        (tmp_path / library).parent.mkdir()
+        (tmp_path / library).touch()
+    folders = Installation(tmp_path).environment["LD_LIBRARY_PATH"].split(":")
+    assert folders == [str(tmp_path / "one"), str(tmp_path / "two")]
