@@ -234,7 +234,7 @@ def test_a_thread_that_comes_as_the_answer_does_makes_no_second_question(
     share = cached._flights.share
 
     def late(key: Hashable, work: Callable[[], object]) -> object:
-        monkeypatch.setattr(cached._flights, "share", share)
+        monkeypatch.setattr(cached._flights, "share", share)  # the real one, from here on
         ask()  # the other, whole
         return share(key, work)
 

@@ -94,6 +94,7 @@ def test_who_is_asked_alone_is_opened_once(
         opened.append(place)
         return open_file(place, timeout=timeout)
 
+    # Counted, and opened by the real one.
     monkeypatch.setattr("tenantry.fleet.bring.open_file", noted)
     monkeypatch.setattr("tenantry.fleet.status.open_file", noted)
 

@@ -130,6 +130,12 @@ ENDS = {
     "; END;": True,
     "/* why */ COMMIT": True,
     "/* a /* b */ c */ COMMIT": True,
+    "/* /* */ ' */ COMMIT /* ' */": True,  # comments nest
+    "/* a; /* b */ COMMIT */ SELECT 1": False,
+    "SELECT a$b$; COMMIT; SELECT a$b$": True,  # a name
+    "SELECT name'; COMMIT; SELECT '": False,
+    "SELECT one'\\'; COMMIT; SELECT '": True,  # no text with escapes, for its e is a name's
+    "-- why\rCOMMIT": True,
     "-- why\nBEGIN": True,
     "SELECT 1; COMMIT; SELECT 2": True,
     "SELECT E'\\''; '; COMMIT": True,  # the last text is not ended: in doubt

@@ -156,7 +156,7 @@ def bring_place(work: Work, todo: Todo) -> Outcome:
                 todo.standing = work.look(place, file)
                 todo.was_seen = True
             value = bring(work, place, todo.standing, file)
-    except Exception as error:
+    except Exception as error:  # it is this place's outcome, and the work goes on
         return _failed(place, time.perf_counter() - began, error)
     work.seconds = time.perf_counter() - began
     status: Status = "done" if value["applied"] else "unchanged"
@@ -190,8 +190,7 @@ def _bring_together(work: Work, bundle: list[Todo]) -> Bundled[Todo]:
             work.scripts.version_table,
             work.settings.lock_timeout,
         )
-    except Exception:
-        # Who is done is not known; each is looked at by itself, and fails by itself.
+    except Exception:  # who is done is not known; each is looked at, and fails, by itself
         for each in bundle:
             each.alike = each.standing = None
         return Bundled([], bundle)

@@ -119,12 +119,14 @@ def _holds_text(part: Any) -> bool:
     )
 
 
-# What holds no command of PostgreSQL's: comments, its three spellings of a text, names in quotes.
+# What holds no command of PostgreSQL's: comments (of one kind the beginning, for they nest), its
+# three spellings of a text, names in quotes. A name may end in a dollar or an e, a comment at \r.
 _QUOTED = re.compile(
-    r"--[^\n]*|/\*.*?\*/|(?<!\w)e'(?:[^'\\]|\\.|'')*'|'(?:[^']|'')*'|\"(?:[^\"]|\"\")*\""
-    r"|(\$(?:[a-z_]\w*)?\$).*?\1",
+    r"--[^\n\r]*|/\*|(?<![\w$])e'(?:[^'\\]|\\.|'')*'|'(?:[^']|'')*'|\"(?:[^\"]|\"\")*\""
+    r"|(?<![\w$])(\$(?:[a-z_]\w*)?\$).*?\1",
     re.IGNORECASE | re.DOTALL,
 )
+_COMMENT = re.compile(r"/\*|\*/")
 _WORD = re.compile(r"['\"]\w*['\"]")
 _BODY = re.compile(r"\bbegin\s+atomic\b.*?\bend\b", re.IGNORECASE | re.DOTALL)
 
@@ -132,15 +134,28 @@ _BODY = re.compile(r"\bbegin\s+atomic\b.*?\bend\b", re.IGNORECASE | re.DOTALL)
 @lru_cache(maxsize=1024)
 def commands(statement: str) -> tuple[str, ...]:
     """The commands in a piece of PostgreSQL's SQL, without comments, bodies and longer texts."""
-
-    def shown(quoted: re.Match[str]) -> str:
+    parts, end = [], 0
+    while (quoted := _QUOTED.search(statement, end)) is not None:
+        parts.append(statement[end : quoted.start()])
+        end = quoted.end()
+        if quoted[0] == "/*":
+            end = _end_of_comment(statement, end)
         if quoted[0][:2] in ("--", "/*"):
-            return " "
-        return quoted[0] if _WORD.fullmatch(quoted[0]) else "''"
-
-    # PostgreSQL's comments nest: what is left of an outer one ends where a command may begin.
-    found = re.split(r";|\*/", _BODY.sub("", _QUOTED.sub(shown, statement)))
+            parts.append(" ")
+        else:
+            parts.append(quoted[0] if _WORD.fullmatch(quoted[0]) else "''")
+    parts.append(statement[end:])
+    found = _BODY.sub("", "".join(parts)).split(";")
     return tuple(command for each in found if (command := each.strip()))
+
+
+def _end_of_comment(statement: str, start: int) -> int:
+    depth = 1
+    for mark in _COMMENT.finditer(statement, start):
+        depth += 1 if mark[0] == "/*" else -1
+        if depth == 0:
+            return mark.end()
+    return len(statement)
 
 
 _TRANSACTION = re.compile(
