@@ -79,8 +79,8 @@ def test_text_must_not_end_the_transaction_that_carries_the_tenant(
 
     alone = ("COMMIT", "rollback", "  END", "BEGIN", "ABORT", "START TRANSACTION")
     hidden = ("/* why */ COMMIT", "-- why\nCOMMIT", "SELECT 1; COMMIT; SELECT 2", "; ROLLBACK")
-    hidden += ("-- why\rCOMMIT", "/* /* */ ' */ COMMIT /* ' */")
-    for statement in alone + hidden:
+    nested = ("-- why\rCOMMIT", "/* /* */ ' */ COMMIT /* ' */")
+    for statement in alone + hidden + nested:
 
         def body(session: Session, statement: str = statement) -> None:
             session.execute(text(statement))
