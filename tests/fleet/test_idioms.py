@@ -189,21 +189,29 @@ def rows(fleet: Fleet, tenant_id: str) -> dict[str, list[tuple[Any, ...]]]:
 def test_what_projects_write_does_the_same_as_a_batch_and_live(
     make_fleet: MakeFleet, tmp_path: Path
 ) -> None:
-    fleet = make_fleet(2)
+    fleet = make_fleet(4)
     on_postgresql = fleet.kind.startswith("postgresql")
     written = {**EVERYWHERE, **(POSTGRESQL if on_postgresql else {})}
     scripts = scripts_of(tmp_path, {name.replace(" ", "_"): each for name, each in written.items()})
-    for tenant_id, online in zip(fleet.ids, (False, True), strict=True):
+    for tenant_id, online in zip(("t000", "t001"), (False, True), strict=True):
         migrate_tenants(
             fleet.tenancy,
             scripts,
             tenants=[fleet.tenant(tenant_id)],
             settings=Settings("heads", online=online),
         ).raise_if_failed()
-    batch, live = fleet.place("t000"), fleet.place("t001")
-    shapes = shapes_of(fleet.access, [batch, live])
-    assert shapes[batch.key] == shapes[live.key]
-    assert rows(fleet, "t000") == rows(fleet, "t001")
+    # One revision after the other, and together: the second file goes the way of the first.
+    pair = [fleet.tenant("t002"), fleet.tenant("t003")]
+    for step in Work(fleet.access, scripts, Settings("heads")).plan(fleet.place("t000"), ()).steps:
+        settings = Settings(step.revision)
+        migrate_tenants(
+            fleet.tenancy, scripts, tenants=pair, settings=settings, workers=1
+        ).raise_if_failed()
+    batch, *others = map(fleet.place, fleet.ids)
+    shapes = shapes_of(fleet.access, [batch, *others])
+    for each in others:
+        assert shapes[batch.key] == shapes[each.key]
+        assert rows(fleet, "t000") == rows(fleet, each.name)
     steps = Work(fleet.access, scripts, Settings("heads")).plan(batch, ()).steps
     expected = LIVE | ({"batch"} if fleet.kind == "sqlite" else set())
     assert {step.revision for step in steps if step.segments is None} == expected

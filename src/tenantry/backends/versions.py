@@ -17,6 +17,7 @@ __all__ = [
     "arrived",
     "begin_message",
     "guard",
+    "guard_of_file",
     "heads_of_databases",
     "heads_of_schemas",
     "read_heads",
@@ -124,6 +125,17 @@ $tenantry$;
 """
 
 
+def guard_of_file(backend: Backend, table: str, expected: Sequence[str]) -> str:
+    """SQLite: an error unless *table* holds just *expected*, and no revision was interrupted.
+
+    It is the overflow of the one number that has no absolute value (sqlite.org/lang_corefunc.html).
+    """
+    begun, _ = read_heads(backend, STEPS_TABLE)
+    return f"""\
+SELECT abs(CASE WHEN {_is_at(expected)} AND NOT EXISTS ({begun})
+  THEN 0 ELSE -9223372036854775808 END) FROM {backend.quote(table)}"""
+
+
 def arrived(backend: Backend, table: str, schema: str, expected: Sequence[str]) -> str:
     """PostgreSQL: an error unless the version table of *schema* holds just *expected*."""
     return _stands(f"{backend.quote(schema)}.{backend.quote(table)}", expected, _LEFT)
@@ -131,12 +143,16 @@ def arrived(backend: Backend, table: str, schema: str, expected: Sequence[str]) 
 
 def _stands(table: str, expected: Sequence[str], words: str) -> str:
     """An error that begins with *words*, unless *table* holds just *expected*."""
-    count, names = len(expected), ", ".join(literal(each) for each in expected) or "NULL"
     return f"""\
-SELECT CASE WHEN count(*) = {count}
-  AND count(CASE WHEN version_num IN ({names}) THEN 1 END) = {count} THEN 0
+SELECT CASE WHEN {_is_at(expected)} THEN 0
   ELSE CAST({literal(words)} || coalesce(min(version_num), '') AS integer) END FROM {table};
 """
+
+
+def _is_at(expected: Sequence[str]) -> str:
+    """Of a version table: whether it holds just *expected*."""
+    count, names = len(expected), ", ".join(literal(each) for each in expected) or "NULL"
+    return f"count(*) = {count} AND count(CASE WHEN version_num IN ({names}) THEN 1 END) = {count}"
 
 
 def says_moved_on(state: str | None, text: str, table: str) -> bool:

@@ -22,6 +22,7 @@ from .apply import (
     LockedError,
     MovedOnError,
     apply,
+    apply_again,
     apply_together,
     check_interrupted,
     translated,
@@ -64,6 +65,7 @@ class Work:
         self.settings = settings
         self._dialects: dict[str, Dialect] = {}
         self.seconds: float | None = None  # that the latest place took
+        self._way: dict[str, Plan] = {}  # of each server, that the latest of its files went
 
     def opened(self, place: Place) -> AbstractContextManager[sqlite3.Connection | None]:
         """The file that *place* is, or ``None``."""
@@ -89,6 +91,37 @@ class Work:
             raise missing(place)
         self.plan(place, standing.heads)
         return standing
+
+    def note_way(self, place: Place, plan: Plan) -> None:
+        """Note that a file came to the target by *plan*, for :meth:`go_the_same_way`."""
+        is_sent = all(step.segments is not None for step in plan.steps)
+        if plan.before and plan.steps and is_sent and not self.settings.online:
+            self._way[place.server.name] = plan
+
+    def go_the_same_way(
+        self, place: Place, file: sqlite3.Connection | None
+    ) -> tuple[int, Plan | None]:
+        """Try the plan of another file of the server, which says if it is not at its beginning.
+
+        Says how many steps came through, and of which plan; ``None``: the target is not reached.
+
+        Raises:
+            LockedError: Somebody else reads or writes, and *file* is not at the target.
+        """
+        plan = self._way.get(place.server.name)
+        if file is None or plan is None:
+            return 0, None
+        table = self.scripts.version_table
+        try:
+            applied = apply_again(file, place, plan.steps, table)
+        except LockedError:
+            if self.plan(place, self.look(place, file).heads or ()).steps:
+                raise
+            return 0, None
+        if applied == len(plan.steps):
+            return applied, plan
+        self._way.pop(place.server.name, None)  # the next one is elsewhere too, it may be
+        return applied, None
 
     def plan(self, place: Place, heads: tuple[str, ...]) -> Plan:
         """The way of *place* from *heads* to the target; see :meth:`Scripts.plan`."""
@@ -152,10 +185,17 @@ def bring_place(work: Work, todo: Todo) -> Outcome:
     place = todo.place
     try:
         with work.opened(place) as file:
+            applied, way = 0, None
             if todo.standing is None:
-                todo.standing = work.look(place, file)
+                applied, way = work.go_the_same_way(place, file)
+                if way is None:
+                    todo.standing = work.look(place, file)
                 todo.was_seen = True
-            value = bring(work, place, todo.standing, file)
+            if todo.standing is None:
+                assert way is not None
+                value = value_of(applied, way)
+            else:
+                value = bring(work, place, todo.standing, file, applied)
     except Exception as error:  # it is this place's outcome, and the work goes on
         return _failed(place, time.perf_counter() - began, error)
     work.seconds = time.perf_counter() - began
@@ -220,14 +260,17 @@ def _failed(place: Place, seconds: float, error: Exception) -> Outcome:
 
 
 def bring(
-    work: Work, place: Place, standing: Standing, file: sqlite3.Connection | None = None
+    work: Work,
+    place: Place,
+    standing: Standing,
+    file: sqlite3.Connection | None = None,
+    applied: int = 0,
 ) -> dict[str, Any]:
     """One place to the target, from wherever it stands; says how many steps it took.
 
-    *file* is the place's own, if that is an SQLite file and open.
+    *file* is the place's own, if that is an SQLite file and open; *applied* steps were before.
     """
     assert standing.heads is not None
-    applied = 0
     plan = work.plan(place, standing.heads)
     interrupted = standing.interrupted
     lock_timeout, table = work.settings.lock_timeout, work.scripts.version_table
@@ -260,6 +303,8 @@ def bring(
                 raise translated(error.__cause__ or error, place, named) from error
             plan = work.plan(place, now.heads)
             interrupted = now.interrupted
+    if file is not None:
+        work.note_way(place, plan)
     return value_of(applied, plan)
 
 
