@@ -15,14 +15,16 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from queue import SimpleQueue
 from statistics import median
 from typing import Any
 
+import psycopg
 import sqlalchemy as sa
 from alembic import command
 from alembic.config import Config
@@ -121,6 +123,35 @@ def row(what: str, seconds: float, count: int, base: float | None, note: str = "
     print(f"{what:<58} {seconds:8.2f} s {count / seconds:9.1f}/s {ratio} {note}", flush=True)
 
 
+def in_threads(work: Callable[[str], Any], items: Sequence[str], workers: int) -> None:
+    """*work* with each of *items* by bare threads: as fast as anybody can be here."""
+    with ThreadPoolExecutor(workers) as pool:
+        list(pool.map(work, items))
+
+
+def bare_messages(address: ServerAddress, schemas: Sequence[str]) -> None:
+    """The statements alone, ten schemas in a message: no look, no lock, no guard, no report."""
+    connections: SimpleQueue[psycopg.Connection[Any]] = SimpleQueue()
+    for _ in range(4):
+        connections.put(psycopg.connect(address.url("postgresql").render_as_string(False)))
+    messages = []
+    for start in range(0, len(schemas), 10):
+        some = schemas[start : start + 10]
+        parts = [f'SET LOCAL search_path TO "{each}";\n{SQL}COMMIT;\n' for each in some]
+        later = "BEGIN;\nSET LOCAL synchronous_commit TO off;\n"  # the last waits for all
+        messages.append(later + later.join(parts[:-1]) + "BEGIN;\n" + parts[-1])
+
+    def send(message: str) -> None:
+        connection = connections.get()
+        result = connection.pgconn.exec_(message.encode())
+        connections.put(connection)
+        assert result.status == psycopg.pq.ExecStatus.COMMAND_OK, result.error_message
+
+    in_threads(send, messages, 4)
+    while not connections.empty():
+        connections.get().close()
+
+
 def context_upgrade(arguments: tuple[str, str, list[str]]) -> int:
     """A hand-written migrator: scripts loaded once, one MigrationContext per schema."""
     ini, url, schemas = arguments
@@ -175,6 +206,9 @@ def schemas(count: int) -> None:
             contestants[f"tenantry migrate, {workers} workers"] = partial(
                 migrated, tenancy, scripts, workers
             )
+        contestants["bare threads, the statements alone, 4 threads"] = partial(
+            bare_messages, address, ids
+        )
         parts = [ids[number::4] for number in range(4)]
         url = address.url("postgresql+psycopg").render_as_string(hide_password=False)
         plain = plain_project(folder)
@@ -434,11 +468,14 @@ def files(count: int) -> None:
             shutil.copyfile(fresh / f"{each}.db", root / f"{each}.db")
         os.sync()
 
+    def one(name: str) -> None:
+        connection = sqlite3.connect(root / f"{name}.db", isolation_level=None)
+        connection.executescript(f"BEGIN;\n{SQL}COMMIT;")
+        connection.close()
+
     def script() -> None:
         for each in names:
-            connection = sqlite3.connect(root / f"{each}.db", isolation_level=None)
-            connection.executescript(f"BEGIN;\n{SQL}COMMIT;")
-            connection.close()
+            one(each)
 
     plain = plain_project(folder)
 
@@ -451,6 +488,10 @@ def files(count: int) -> None:
     for workers in (1, 4, 8):
         contestants[f"tenantry migrate, {workers} workers"] = partial(
             migrated, tenancy, scripts, workers
+        )
+    for workers in (4, 8):
+        contestants[f"bare threads, the same script, {workers} threads"] = partial(
+            in_threads, one, names, workers
         )
     contestants["MigrationContext, serial"] = contexts
     contest(contestants, count, before_each=again)
@@ -487,7 +528,7 @@ def new_files() -> None:
         copied: list[float] = []
         made: list[float] = []
         for number in range(200):
-            both = [
+            both: list[tuple[list[float], Callable[[], Any]]] = [
                 (copied, partial(copy, f"copy{number}")),
                 (made, partial(blueprints.make, place(f"t{number}"))),
             ]
