@@ -180,12 +180,14 @@ def read_heads(backend: Backend, table: str, schema: str | None = None) -> tuple
 
 
 def schemas_with(table: str) -> str:
-    """PostgreSQL: every schema of the database, and whether it has the version table."""
+    """PostgreSQL: every schema of the database; whether it has *table*, and ``STEPS_TABLE``."""
     return f"""\
-SELECT n.nspname, c.oid IS NOT NULL
+SELECT n.nspname, c.oid IS NOT NULL, s.oid IS NOT NULL
   FROM pg_catalog.pg_namespace n
   LEFT JOIN pg_catalog.pg_class c
     ON c.relnamespace = n.oid AND c.relname = {literal(table)} AND c.relkind IN ('r', 'p')
+  LEFT JOIN pg_catalog.pg_class s
+    ON s.relnamespace = n.oid AND s.relname = {literal(STEPS_TABLE)} AND s.relkind IN ('r', 'p')
  WHERE n.nspname !~ '^pg_' AND n.nspname <> 'information_schema'"""
 
 
@@ -199,9 +201,11 @@ def heads_of_schemas(backend: Backend, table: str, schemas: Sequence[str]) -> st
 
 
 def heads_of_databases(table: str) -> str:
-    """MySQL: every database of the server, and whether it has the version table."""
+    """MySQL: every database of the server; whether it has *table*, and ``STEPS_TABLE``."""
     return f"""\
-SELECT s.schema_name, t.table_name IS NOT NULL
+SELECT s.schema_name, t.table_name IS NOT NULL, b.table_name IS NOT NULL
   FROM information_schema.schemata s
   LEFT JOIN information_schema.tables t
-    ON t.table_schema = s.schema_name AND t.table_name = {literal(table)}"""
+    ON t.table_schema = s.schema_name AND t.table_name = {literal(table)}
+  LEFT JOIN information_schema.tables b
+    ON b.table_schema = s.schema_name AND b.table_name = {literal(STEPS_TABLE)}"""

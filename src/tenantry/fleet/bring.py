@@ -65,6 +65,7 @@ class Work:
         self.settings = settings
         self._dialects: dict[str, Dialect] = {}
         self.seconds: float | None = None  # that the latest place took
+        self._shared: dict[tuple[str, bool, tuple[str, ...]], bool] = {}
         self._way: dict[str, Plan] = {}  # of each server, that the latest of its files went
 
     def opened(self, place: Place) -> AbstractContextManager[sqlite3.Connection | None]:
@@ -136,7 +137,8 @@ class Work:
         dialect = self._dialects.get(server.name)
         if dialect is None:
             where = None if server.kind == "sqlite" else database
-            with self.access.connect(server, where) as connection:
+            is_first = server.kind == "postgresql"  # of a batch's connections
+            with self.access.connect(server, where, autocommit=is_first) as connection:
                 dialect = self._dialects[server.name] = offline_dialect(connection)
         return dialect
 
@@ -152,9 +154,12 @@ class Work:
 
     def can_share(self, place: Place, heads: tuple[str, ...]) -> bool:
         """Whether others may be brought on from *heads* in the same session."""
-        return self.can_send(place, heads) and all(
-            step.leaves_nothing for step in self.plan(place, heads).steps
-        )
+        key = (place.server.name, place.schema is None, heads)
+        if key not in self._shared:
+            self._shared[key] = self.can_send(place, heads) and all(
+                step.leaves_nothing for step in self.plan(place, heads).steps
+            )
+        return self._shared[key]
 
     def together(self, fair: int) -> int:
         """How many places go in one message, of which *fair* would be one worker's share."""

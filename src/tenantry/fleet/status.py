@@ -11,7 +11,9 @@ import random
 import sqlite3
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import partial
 
 from sqlalchemy import Connection
 
@@ -127,13 +129,13 @@ def _ask(
         except PlacementMissingError:
             return {first.key: Standing()}
     if first.server.kind == "mysql":
-        with access.connect(first.server, "") as connection:
-            return _of_sets(connection, group, table, lambda place: place.database or "")
+        connect = partial(access.connect, first.server, "")
+        return _of_sets(connect, group, table, lambda place: place.database or "")
+    # As a batch of a migration connects, which may come next.
     if len(group) > 1:
-        with access.connect(first.server, first.database) as connection:
-            return _of_sets(connection, group, table, lambda place: place.schema or "", may_assume)
+        connect = partial(access.connect, first.server, first.database, autocommit=True)
+        return _of_sets(connect, group, table, lambda place: place.schema or "", may_assume)
     try:
-        # As a batch of a migration connects, which may come next.
         with access.enter(first, autocommit=True) as connection:
             heads = heads_in(connection, first, table)
             exists, _ = read_heads(first.backend, STEPS_TABLE, first.schema)
@@ -144,26 +146,32 @@ def _ask(
 
 
 def _of_sets(
-    connection: Connection,
+    connect: Callable[[], AbstractContextManager[Connection]],
     group: list[Place],
     table: str,
     name_of: Callable[[Place], str],
     may_assume: MayAssume | None = None,
 ) -> dict[tuple[str, str, str], Standing]:
     """Many schemas (or MySQL databases) by a look at the catalog and a union of their tables."""
-    backend = group[0].backend
-    catalog = schemas_with if backend.kind == "postgresql" else heads_of_databases
-    known = {str(name): bool(has) for name, has in run(connection, catalog(table))}
-    begun = {str(name) for name, has in run(connection, catalog(STEPS_TABLE)) if has}
-    wanted = {name_of(place) for place in group}
-    with_table = sorted(name for name in wanted if known.get(name))
-    heads: dict[str, tuple[str, ...]] = {}
-    if may_assume is not None and len(with_table) > 4 * SAMPLE:
-        some = random.sample(with_table, SAMPLE)
-        seen = set(_heads_of(connection, group[0], table, some).values())
-        if len(seen) == 1 and may_assume(group[0], *seen):
+    first = group[0]
+    catalog = schemas_with if first.backend.kind == "postgresql" else heads_of_databases
+    with connect() as connection:
+        rows = run(connection, catalog(table)).all()
+        known = {str(name): bool(has) for name, has, _ in rows}
+        begun = {str(name) for name, _, is_begun in rows if is_begun}
+        wanted = {name_of(place) for place in group}
+        with_table = sorted(name for name in wanted if known.get(name))
+        asked = with_table
+        if may_assume is not None and len(with_table) > 4 * SAMPLE:
+            asked = random.sample(with_table, SAMPLE)
+        heads = _heads_of(connection, first, table, asked)
+    if asked is not with_table:
+        seen = set(heads.values())
+        if may_assume is not None and len(seen) == 1 and may_assume(first, *seen):
             heads = dict.fromkeys(with_table, *seen)
-    heads = heads or _heads_of(connection, group[0], table, with_table)
+        else:
+            with connect() as connection:
+                heads = _heads_of(connection, first, table, with_table)
     found = {}
     for place in group:
         name = name_of(place)
