@@ -94,9 +94,10 @@ def doctor(
         render.table(["severity", "finding", "tenant", "what"], rows)
         for line in dict.fromkeys(line for each in diagnosis.findings for line in each.repair):
             render.say(f"repair: {line}")
+    left_out = "" if drift or repair else "; --drift compares their tables too"
     wrong = sum(each.severity == "error" for each in diagnosis.findings)
     render.say(
         f"doctor: {diagnosis.tenants} tenants, {wrong} errors, "
-        f"{len(diagnosis.findings) - wrong} other findings in {diagnosis.seconds:.1f} s"
+        f"{len(diagnosis.findings) - wrong} other findings in {diagnosis.seconds:.1f} s{left_out}"
     )
     render.finish(diagnosis.exit_code)

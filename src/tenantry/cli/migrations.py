@@ -197,7 +197,7 @@ def _went(value: Any) -> str:
         return ""
     words = f"{value.get('revision', '')}"
     if value.get("applied"):
-        words += f" ({value['applied']} steps)"
+        words += f" ({value['applied']} step{'s' if value['applied'] > 1 else ''})"
     if value.get("online"):
         words += f", live: {', '.join(value['online'])}"
     return words
