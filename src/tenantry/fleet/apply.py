@@ -165,12 +165,14 @@ def apply_together(
     parts = [start_clock(name)] if several else []
     for number, place in enumerate(places, 1):
         parts += _message(place, steps, table, lock_timeout, number, len(places))
+    parts += [READ_CLOCK] if several else []
     with access.connect(first.server, first.database, autocommit=True, own=own) as connection:
         try:
-            send(connection, "".join(parts))
+            clock = send(connection, "".join(parts))
         except Exception as error:  # whatever it is, those before it are done
             try:
-                seconds = _seconds(connection, name) if several else []
+                clock = run(connection, READ_CLOCK).scalar() if several else None
+                seconds = _seconds(clock, name)
                 if seconds or len(steps) > 1:
                     run(connection, FLUSH)
             except Exception:  # the session is gone, and the first error says why
@@ -184,15 +186,15 @@ def apply_together(
             problem.__cause__ = error
             connection.invalidate()  # a session in doubt is not kept
             return seconds, problem
-        return (_seconds(connection, name) if several else [0.0]), None
+        return (_seconds(clock, name) if several else [0.0]), None
 
 
-def _seconds(connection: Connection, message: str) -> list[float]:
-    """How long each place of *message* took that is done."""
-    name, *clock = str(run(connection, READ_CLOCK).scalar()).split()
+def _seconds(clock: str | None, message: str) -> list[float]:
+    """How long each place of *message* took that is done, by what :data:`READ_CLOCK` says."""
+    name, *times = (clock or "").split() or [""]
     if name != message:
         return []  # it was not even begun
-    return [after - before for before, after in pairwise(map(float, clock))]
+    return [after - before for before, after in pairwise(map(float, times))]
 
 
 def _first_left(connection: Connection, place: Place, steps: Sequence[Step], table: str) -> str:

@@ -24,16 +24,26 @@ def exec_all(connection: Connection, *statements: str) -> None:
         run(connection, statement)
 
 
-def send(connection: Connection, message: str) -> None:
-    """Straight to the driver: a message of several statements is nothing SQLAlchemy looks at."""
+def send(connection: Connection, message: str) -> str | None:
+    """Straight to the driver: a message of several statements is nothing SQLAlchemy looks at.
+
+    Returns the first value that the last of them gives; ``None``: it gives none.
+    """
     driver: Any = connection.connection.driver_connection
     if getattr(driver, "prepare_threshold", None) is not None:
         driver.prepare_threshold = None  # what is prepared would be met by another place
+    execute = partial(send_blocking if hasattr(driver, "pgconn") else _by_cursor, driver)
+    try:
+        return execute(message)
+    except BaseException:
+        with contextlib.suppress(Exception):
+            execute("ROLLBACK")
+        raise
+
+
+def _by_cursor(driver: Any, message: str) -> str | None:
+    """As :func:`send_blocking`, through psycopg2."""
     with contextlib.closing(driver.cursor()) as cursor:
-        execute = partial(send_blocking, driver) if hasattr(driver, "pgconn") else cursor.execute
-        try:
-            execute(message)
-        except BaseException:
-            with contextlib.suppress(Exception):
-                execute("ROLLBACK")
-            raise
+        cursor.execute(message)
+        row = cursor.fetchone() if cursor.description else None
+        return None if row is None else str(row[0])

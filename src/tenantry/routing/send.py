@@ -25,14 +25,19 @@ async def send_async(connection: Any, message: str) -> None:
         await connection.wait(_sending(connection, message))
 
 
-def send_blocking(connection: Any, message: str) -> None:
-    """The same for many statements: libpq reads the answers, and no signal is heard meanwhile."""
+def send_blocking(connection: Any, message: str) -> str | None:
+    """The same for many statements: libpq reads the answers, and no signal is heard meanwhile.
+
+    Returns the first value that the last of them gives; ``None``: it gives none.
+    """
     _, error_from_result, fine = _psycopg()
     encoding = connection.info.encoding
     with connection.lock:
         result = connection.pgconn.exec_(message.encode(encoding))
     if result.status not in fine:
         raise error_from_result(result, encoding=encoding)
+    value = result.get_value(0, 0) if result.ntuples else None
+    return None if value is None else bytes(value).decode(encoding)
 
 
 def _sending(connection: Any, message: str) -> Generator[Any, Any, None]:
