@@ -21,7 +21,7 @@ from sqlalchemy import text
 from tenantry.backends.versions import STEPS_TABLE
 from tenantry.fleet import Access, Scripts, Settings, migrate_tenants, migration_status
 from tenantry.fleet.apply import LockedError
-from tenantry.fleet.bring import Work, bring
+from tenantry.fleet.bring import Todo, Work, bring
 from tenantry.fleet.fingerprint import Shape, shapes_of
 from tenantry.fleet.locks import holding
 from tenantry.fleet.status import Standing
@@ -330,9 +330,9 @@ def test_a_revision_in_progress_is_not_an_interrupted_one(
     with holding(fleet.access, place, "migrate", inside=True) as got:
         assert got
         with pytest.raises(LockedError):
-            bring(work, place, before_h1)
-    assert bring(work, place, before_h1)["applied"] == 1
-    assert bring(work, place, Standing(("h2",), interrupted=True))["applied"] == 0
+            bring(work, Todo(place, before_h1))
+    assert bring(work, Todo(place, before_h1))["applied"] == 1
+    assert bring(work, Todo(place, Standing(("h2",), interrupted=True)))["applied"] == 0
     assert fleet.rows("t000", "SELECT n FROM log") == [(2,)]
     assert not migration_status(fleet.tenancy, scripts)[0].standing.interrupted
 

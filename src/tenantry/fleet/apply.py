@@ -12,7 +12,7 @@ from __future__ import annotations
 import contextlib
 import re
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING
 from uuid import uuid4
@@ -59,6 +59,8 @@ if TYPE_CHECKING:
 
 __all__ = ["LockedError", "MovedOnError", "apply", "apply_again", "apply_together"]
 
+OnApplied = Callable[[int], None]
+
 _LOCK_STATES = ("55P03", "40P01")  # lock_not_available, deadlock_detected
 _LOCK_NUMBERS = (1205, 1213)  # ER_LOCK_WAIT_TIMEOUT, ER_LOCK_DEADLOCK
 _BEGINNING = Position(-1, in_doubt=False)
@@ -66,7 +68,7 @@ _DML = re.compile(r"\s*(INSERT|UPDATE|DELETE|REPLACE)\b", re.IGNORECASE)
 
 
 class LockedError(MigrationError):
-    """somebody holds a lock on a table of the tenant; nothing was changed."""
+    """somebody holds a lock on a table of the tenant; what had to wait for it was not begun."""
 
 
 class MovedOnError(MigrationError):
@@ -82,18 +84,19 @@ def apply(
     lock_timeout: float = 2.0,
     online: bool = False,
     file: sqlite3.Connection | None = None,
-) -> int:
-    """Apply the steps of *plan* to *place*; says how many. *lock_timeout* is in seconds.
+    on_applied: OnApplied = lambda _: None,
+) -> None:
+    """Apply the steps of *plan* to *place*. *lock_timeout* is in seconds.
 
     With *online* every step runs through Alembic on a live connection. *file* is the place's
-    own, if that is an SQLite file and open (see :func:`~.access.open_file`).
+    own, if that is an SQLite file and open (see :func:`~.access.open_file`). *on_applied* hears
+    how many more steps are there to stay, whatever becomes of the next.
 
     Raises:
         LockedError: A table is in use; the steps before stay applied.
         MovedOnError: The place does not stand where the plan begins.
         MigrationError: A step failed, and was rolled back.
     """
-    applied = 0
     steps = list(plan.steps)
     while steps:
         batch: list[Step] = []
@@ -103,21 +106,21 @@ def apply(
             batch.append(steps.pop(0))
         try:
             if batch:
-                _apply_batch(access, place, batch, scripts.version_table, lock_timeout, file)
-                applied += len(batch)
+                table = scripts.version_table
+                _apply_batch(access, place, batch, table, lock_timeout, file, on_applied)
             else:
                 step = steps.pop(0)
                 if step.segments is None or online:
                     _apply_online(access, place, step, scripts, lock_timeout)
+                    on_applied(1)
                 else:
-                    _apply_stepwise(access, place, [step], scripts.version_table, lock_timeout)
-                applied += 1
+                    table = scripts.version_table
+                    _apply_stepwise(access, place, [step], table, lock_timeout, on_applied)
         except (TenantryError, OSError):
             raise
         except Exception as error:
             named = batch[0].revision if len(batch) == 1 else ""
             raise translated(error, place, named) from error
-    return applied
 
 
 def _apply_batch(
@@ -127,16 +130,18 @@ def _apply_batch(
     table: str,
     lock_timeout: float,
     file: sqlite3.Connection | None,
+    on_applied: OnApplied,
 ) -> None:
     if file is not None:
-        _apply_to_file(file, place, steps, table)
+        _apply_to_file(file, place, steps, table, on_applied)
     elif isinstance(place.backend, SQLite):
         with open_file(place, timeout=lock_timeout) as opened:
-            _apply_to_file(opened, place, steps, table)
+            _apply_to_file(opened, place, steps, table, on_applied)
     elif place.server.kind == "mysql":
-        _apply_stepwise(access, place, steps, table, lock_timeout)
+        _apply_stepwise(access, place, steps, table, lock_timeout, on_applied)
     else:
-        _, problem = apply_together(access, [place], steps, table, lock_timeout)
+        seconds, problem = apply_together(access, [place], steps, table, lock_timeout)
+        on_applied(len(seconds))
         if problem is not None:
             raise problem
 
@@ -152,19 +157,21 @@ def apply_together(
 
     All goes in one message, and each step is a transaction of its own in it. The last of them
     alone waits for the disk, and with it all before. The first error ends the message: the
-    places before are done, those behind were not begun. Returns the seconds of each that is
-    done, and what ended the message at the next one.
+    places before are done, those behind were not begun. Returns the seconds of each step that is
+    there to stay, place by place, and what ended the message at the next one.
 
     Raises:
         Exception: The connection broke, so nobody knows which of them are done.
     """
     first = places[0]
     own = not all(step.leaves_nothing for step in steps)
-    several = len(places) > 1
+    several = len(places) * len(steps) > 1
     name = uuid4().hex
     parts = [start_clock(name)] if several else []
-    for number, place in enumerate(places, 1):
-        parts += _message(place, steps, table, lock_timeout, number, len(places))
+    for place in places:
+        for step in steps:
+            is_last = place is places[-1] and step is steps[-1]
+            parts += _message(place, step, table, lock_timeout, several, is_last)
     parts += [READ_CLOCK] if several else []
     with access.connect(first.server, first.database, autocommit=True, own=own) as connection:
         try:
@@ -173,65 +180,55 @@ def apply_together(
             try:
                 clock = run(connection, READ_CLOCK).scalar() if several else None
                 seconds = _seconds(clock, name)
-                if seconds or len(steps) > 1:
+                if seconds:
                     run(connection, FLUSH)
             except Exception:  # the session is gone, and the first error says why
                 raise error from None
-            place = places[len(seconds)]
+            connection.invalidate()  # a session in doubt is not kept
+            whole, part = divmod(len(seconds), len(steps))
+            if whole == len(places):
+                return seconds, None  # it was ended behind the last of them
+            place = places[whole]
             problem: MigrationError
             if says_moved_on(sqlstate(error), str(error), table):
                 problem = MovedOnError(tenant_id=place.name)
             else:
-                problem = translated(error, place, _first_left(connection, place, steps, table))
+                problem = translated(error, place, steps[part].revision)
             problem.__cause__ = error
-            connection.invalidate()  # a session in doubt is not kept
             return seconds, problem
         return (_seconds(clock, name) if several else [0.0]), None
 
 
 def _seconds(clock: str | None, message: str) -> list[float]:
-    """How long each place of *message* took that is done, by what :data:`READ_CLOCK` says."""
+    """How long each step of *message* took that is done, by what :data:`READ_CLOCK` says."""
     name, *times = (clock or "").split() or [""]
     if name != message:
         return []  # it was not even begun
     return [after - before for before, after in pairwise(map(float, times))]
 
 
-def _first_left(connection: Connection, place: Place, steps: Sequence[Step], table: str) -> str:
-    """The revision at which a message of several ended."""
-    with contextlib.suppress(Exception):
-        heads = heads_in(connection, place, table)
-        for step in steps:
-            if step.before == heads:
-                return step.revision
-    return ""
-
-
 def _message(
-    place: Place, steps: Sequence[Step], table: str, lock_timeout: float, number: int, of: int
+    place: Place, step: Step, table: str, lock_timeout: float, several: bool, is_last: bool
 ) -> Iterator[str]:
-    for step in steps:
-        is_last = step is steps[-1]
-        yield begin_message(
-            place.backend,
-            place.schema,
-            lock_name(place, "migrate"),
-            lock_timeout,
-            waits_for_disk=is_last and number == of,
-        )
-        yield guard(table, step.before, place.schema)
-        assert step.segments is not None
-        for statement in step.segments[0].statements:
-            yield f"{statement}\n;\n"  # it may end with a comment
-        if place.schema is not None and not step.leaves_nothing:
-            yield arrived(place.backend, table, place.schema, step.after)
-        if is_last and of > 1:
-            yield CLOCK_DONE
-        yield "COMMIT;\n"
+    lock = lock_name(place, "migrate")
+    yield begin_message(place.backend, place.schema, lock, lock_timeout, waits_for_disk=is_last)
+    yield guard(table, step.before, place.schema)
+    assert step.segments is not None
+    for statement in step.segments[0].statements:
+        yield f"{statement}\n;\n"  # it may end with a comment
+    if place.schema is not None and not step.leaves_nothing:
+        yield arrived(place.backend, table, place.schema, step.after)
+    if several:
+        yield CLOCK_DONE
+    yield "COMMIT;\n"
 
 
 def _apply_to_file(
-    file: sqlite3.Connection, place: Place, steps: Sequence[Step], table: str
+    file: sqlite3.Connection,
+    place: Place,
+    steps: Sequence[Step],
+    table: str,
+    on_applied: OnApplied,
 ) -> None:
     for step in steps:
         assert step.segments is not None
@@ -243,6 +240,7 @@ def _apply_to_file(
                 for statement in segment.statements:
                     file.execute(statement)
             file.execute("COMMIT")
+            on_applied(1)
         except BaseException as error:
             if file.in_transaction:
                 file.execute("ROLLBACK")
@@ -251,14 +249,14 @@ def _apply_to_file(
             raise
 
 
-def apply_again(file: sqlite3.Connection, place: Place, steps: Sequence[Step], table: str) -> int:
-    """Apply *steps*, which another file came through one statement at a time; says how many.
+def apply_again(
+    file: sqlite3.Connection, place: Place, steps: Sequence[Step], table: str
+) -> tuple[int, bool]:
+    """Apply *steps*, which another file came through one statement at a time.
 
     All of a step goes in one call, so the threads of a fleet get in each other's way less. At
     the first that does not come through, for whatever reason, it stops: look where *file* is.
-
-    Raises:
-        LockedError: Somebody else reads or writes.
+    Says how many came through, and whether somebody else's reading or writing ended it.
     """
     for number, step in enumerate(steps):
         assert step.segments is not None
@@ -269,10 +267,8 @@ def apply_again(file: sqlite3.Connection, place: Place, steps: Sequence[Step], t
         except sqlite3.Error as error:
             if file.in_transaction:
                 file.execute("ROLLBACK")
-            if "database is locked" in str(error):
-                raise LockedError(tenant_id=place.name) from error
-            return number
-    return len(steps)
+            return number, "database is locked" in str(error)
+    return len(steps), False
 
 
 def _apply_online(
@@ -312,7 +308,12 @@ def _apply_online(
 
 
 def _apply_stepwise(
-    access: Access, place: Place, steps: Sequence[Step], table: str, lock_timeout: float
+    access: Access,
+    place: Place,
+    steps: Sequence[Step],
+    table: str,
+    lock_timeout: float,
+    on_applied: OnApplied,
 ) -> None:
     """Statement by statement, with a row in the place that says which is the next."""
     with (
@@ -337,6 +338,7 @@ def _apply_stepwise(
                     _statements(connection, place, step, at, following)
             except Exception as error:
                 raise translated(error, place, step.revision, rolled_back=False) from error
+            on_applied(1)
             at = _BEGINNING
         unmark(connection, place)
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sqlite3
 import time
+from collections import deque
 from collections.abc import Hashable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -99,30 +100,27 @@ class Work:
         if plan.before and plan.steps and is_sent and not self.settings.online:
             self._way[place.server.name] = plan
 
-    def go_the_same_way(
-        self, place: Place, file: sqlite3.Connection | None
-    ) -> tuple[int, Plan | None]:
+    def go_the_same_way(self, todo: Todo, file: sqlite3.Connection | None) -> Plan | None:
         """Try the plan of another file of the server, which says if it is not at its beginning.
 
-        Says how many steps came through, and of which plan; ``None``: the target is not reached.
+        Says by which plan *todo* came to the target; ``None``: it is not known to be there.
 
         Raises:
             LockedError: Somebody else reads or writes, and *file* is not at the target.
         """
+        place = todo.place
         plan = self._way.get(place.server.name)
         if file is None or plan is None:
-            return 0, None
-        table = self.scripts.version_table
-        try:
-            applied = apply_again(file, place, plan.steps, table)
-        except LockedError:
-            if self.plan(place, self.look(place, file).heads or ()).steps:
-                raise
-            return 0, None
+            return None
+        applied, is_in_use = apply_again(file, place, plan.steps, self.scripts.version_table)
+        todo.applied += applied
         if applied == len(plan.steps):
-            return applied, plan
-        self._way.pop(place.server.name, None)  # the next one is elsewhere too, it may be
-        return applied, None
+            return plan
+        if not is_in_use:
+            self._way.pop(place.server.name, None)  # the next one is elsewhere too, it may be
+        elif self.plan(place, self.look(place, file).heads or ()).steps:
+            raise LockedError(tenant_id=place.name)
+        return None
 
     def plan(self, place: Place, heads: tuple[str, ...]) -> Plan:
         """The way of *place* from *heads* to the target; see :meth:`Scripts.plan`."""
@@ -175,37 +173,34 @@ class Todo:
 
     *standing* is where it is taken to be; ``None``: who works on it looks first. What is *alike*
     is handed to one worker at once (``None``: nothing is), and goes in one message if *standing*
-    says where it stands. It *was_seen* once somebody has looked.
+    says where it stands. It *was_seen* once somebody has looked. *applied* steps are known to
+    have come to stay, by all who tried in this run.
     """
 
     place: Place
     standing: Standing | None = None
     alike: Hashable | None = None
     was_seen: bool = False
+    applied: int = 0
 
 
 def bring_place(work: Work, todo: Todo) -> Outcome:
     """One place; whatever is wrong with it is its outcome and nobody else's."""
     began = time.perf_counter()
-    place = todo.place
     try:
-        with work.opened(place) as file:
-            applied, way = 0, None
+        with work.opened(todo.place) as file:
+            way = None
             if todo.standing is None:
-                applied, way = work.go_the_same_way(place, file)
+                way = work.go_the_same_way(todo, file)
                 if way is None:
-                    todo.standing = work.look(place, file)
+                    todo.standing = work.look(todo.place, file)
                 todo.was_seen = True
-            if todo.standing is None:
-                assert way is not None
-                value = value_of(applied, way)
-            else:
-                value = bring(work, place, todo.standing, file, applied)
+            value = value_of(todo.applied, way) if way is not None else bring(work, todo, file)
     except Exception as error:  # it is this place's outcome, and the work goes on
-        return _failed(place, time.perf_counter() - began, error)
+        return _failed(todo, time.perf_counter() - began, error)
     work.seconds = time.perf_counter() - began
     status: Status = "done" if value["applied"] else "unchanged"
-    return Outcome(place.name, status, work.seconds, value)
+    return Outcome(todo.place.name, status, work.seconds, value)
 
 
 def bring_bundle(work: Work, bundle: list[Todo]) -> Bundled[Todo]:
@@ -240,46 +235,51 @@ def _bring_together(work: Work, bundle: list[Todo]) -> Bundled[Todo]:
             each.alike = each.standing = None
         return Bundled([], bundle)
     took = time.perf_counter() - began
-    done, back = bundle[: len(seconds)], bundle[len(seconds) :]
-    outcomes = [
-        Outcome(each.place.name, "done", spent, value_of(len(plan.steps), plan))
-        for each, spent in zip(done, seconds, strict=True)
-    ]
+    outcomes = []
+    back = deque(bundle)
+    for start in range(0, len(seconds), len(plan.steps)):
+        spent = seconds[start : start + len(plan.steps)]
+        back[0].applied += len(spent)
+        if len(spent) == len(plan.steps):
+            todo = back.popleft()
+            value = value_of(todo.applied, plan)
+            outcomes.append(Outcome(todo.place.name, "done", sum(spent), value))
     if problem is None:
         work.seconds = took / len(bundle)
     elif isinstance(problem, MovedOnError):
         back[0].alike = back[0].standing = None
     else:
-        outcomes.append(_failed(back.pop(0).place, took - sum(seconds), problem))
-    return Bundled(outcomes, back)
+        outcomes.append(_failed(back.popleft(), took - sum(seconds), problem))
+    return Bundled(outcomes, list(back))
 
 
-def _failed(place: Place, seconds: float, error: Exception) -> Outcome:
+def _failed(todo: Todo, seconds: float, error: Exception) -> Outcome:
     return Outcome(
-        place.name,
+        todo.place.name,
         "failed",
         seconds,
+        {"applied": todo.applied} if todo.applied else None,
         error=describe(error),
         error_type=type(error).__name__,
     )
 
 
-def bring(
-    work: Work,
-    place: Place,
-    standing: Standing,
-    file: sqlite3.Connection | None = None,
-    applied: int = 0,
-) -> dict[str, Any]:
+def bring(work: Work, todo: Todo, file: sqlite3.Connection | None = None) -> dict[str, Any]:
     """One place to the target, from wherever it stands; says how many steps it took.
 
-    *file* is the place's own, if that is an SQLite file and open; *applied* steps were before.
+    *file* is the place's own, if that is an SQLite file and open.
     """
+    place, standing = todo.place, todo.standing
+    assert standing is not None
     assert standing.heads is not None
     plan = work.plan(place, standing.heads)
     interrupted = standing.interrupted
     lock_timeout, table = work.settings.lock_timeout, work.scripts.version_table
     in_vain = 0
+
+    def on_applied(steps: int) -> None:
+        todo.applied += steps
+
     while True:
         try:
             if interrupted:
@@ -288,7 +288,7 @@ def bring(
                 )
             if not plan.steps:
                 break
-            applied += apply(
+            apply(
                 work.access,
                 place,
                 plan,
@@ -296,6 +296,7 @@ def bring(
                 lock_timeout=lock_timeout,
                 online=work.settings.online,
                 file=file,
+                on_applied=on_applied,
             )
             break
         except MovedOnError as error:
@@ -310,7 +311,7 @@ def bring(
             interrupted = now.interrupted
     if file is not None:
         work.note_way(place, plan)
-    return value_of(applied, plan)
+    return value_of(todo.applied, plan)
 
 
 def value_of(applied: int, plan: Plan) -> dict[str, Any]:

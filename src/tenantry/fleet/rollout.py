@@ -346,15 +346,22 @@ def _step(
         return partial(bring_bundle, work)
     path = str(work.scripts.path)
     call = partial(_in_other_process, source, path, work.settings)
-    return lambda bundle: Bundled(
-        [executor.submit(call, each.place.name).result() for each in bundle]
-    )
+
+    def step(todo: Todo) -> Outcome:
+        outcome = executor.submit(call, todo.place.name, todo.applied).result()
+        todo.applied = (outcome.value or {}).get("applied", 0)
+        return outcome
+
+    return lambda bundle: Bundled([step(todo) for todo in bundle])
 
 
-def _in_other_process(source: Source, path: str, settings: Settings, tenant_id: str) -> Outcome:
+def _in_other_process(
+    source: Source, path: str, settings: Settings, tenant_id: str, applied: int
+) -> Outcome:
     """What an executor runs: everything is loaded anew there, once per process."""
     tenancy, work = _loaded(os.getpid(), source, path, settings)
-    return bring_place(work, Todo(work.access.place(tenancy.get(tenant_id))))
+    place = work.access.place(tenancy.get(tenant_id))
+    return bring_place(work, Todo(place, applied=applied))
 
 
 @lru_cache(maxsize=8)
