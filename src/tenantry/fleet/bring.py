@@ -66,6 +66,8 @@ class Work:
         self.settings = settings
         self._dialects: dict[str, Dialect] = {}
         self.seconds: float | None = None  # that the latest place took
+        # Of each server, of schemas and of databases, from each revision:
+        self._plans: dict[tuple[str, bool, tuple[str, ...]], Plan] = {}
         self._shared: dict[tuple[str, bool, tuple[str, ...]], bool] = {}
         self._way: dict[str, Plan] = {}  # of each server, that the latest of its files went
 
@@ -124,11 +126,15 @@ class Work:
 
     def plan(self, place: Place, heads: tuple[str, ...]) -> Plan:
         """The way of *place* from *heads* to the target; see :meth:`Scripts.plan`."""
-        check_version_table(place, self.scripts.options)
-        dialect = self.dialect(place.server, place.database)
-        return self.scripts.plan(
-            heads, self.settings.target, dialect, downgrade=self.settings.downgrade
-        )
+        key = (place.server.name, place.schema is None, heads)
+        plan = self._plans.get(key)
+        if plan is None:
+            check_version_table(place, self.scripts.options)
+            dialect = self.dialect(place.server, place.database)
+            plan = self._plans[key] = self.scripts.plan(
+                heads, self.settings.target, dialect, downgrade=self.settings.downgrade
+            )
+        return plan
 
     def dialect(self, server: Server, database: str | None) -> Dialect:
         """What *server* speaks, asked of it once."""

@@ -255,7 +255,9 @@ def _look_at_some(
 
 
 def _all(place: Place, outcome: Outcome, emit: _Emitter) -> None:
-    for tenant in place.tenants:
+    """Of each tenant that lives in *place*; *outcome* is the first one's."""
+    emit(outcome)
+    for tenant in place.tenants[1:]:
         emit(replace(outcome, tenant_id=tenant.id))
 
 
