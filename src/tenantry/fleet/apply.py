@@ -213,9 +213,7 @@ def _message(
     lock = lock_name(place, "migrate")
     yield begin_message(place.backend, place.schema, lock, lock_timeout, waits_for_disk=is_last)
     yield guard(table, step.before, place.schema)
-    assert step.segments is not None
-    for statement in step.segments[0].statements:
-        yield f"{statement}\n;\n"  # it may end with a comment
+    yield step.batch
     if place.schema is not None and not step.leaves_nothing:
         yield arrived(place.backend, table, place.schema, step.after)
     if several:

@@ -47,6 +47,12 @@ class Step:
         )
 
     @cached_property
+    def batch(self) -> str:
+        """The statements of a batch, for a message; each may end with a comment."""
+        assert self.segments is not None
+        return "".join(f"{each}\n;\n" for each in self.segments[0].statements)
+
+    @cached_property
     def leaves_nothing(self) -> bool:
         """Whether a session of PostgreSQL's is certainly the same after its SQL as before."""
         return all(
